@@ -1,0 +1,87 @@
+"""A signal-processing instrument for transformer internals: a plugin for TransformerLens.
+
+Importing this package loads neither torch nor TransformerLens; they come with the first call
+that needs them.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from resonance_lens.comparison import compare
+    from resonance_lens.contract import Analysis
+    from resonance_lens.engine import analyze, run
+    from resonance_lens.errors import ResonanceLensError
+    from resonance_lens.models import list_models, load_model
+    from resonance_lens.prompts import Prompt, corpus, demo_prompts, read_prompts
+    from resonance_lens.registry import list_analyses, register
+    from resonance_lens.result import Result, Target, ViewSpec
+    from resonance_lens.runs import Run
+    from resonance_lens.signal import Signal
+
+_HOME = {
+    "Analysis": "contract",
+    "Prompt": "prompts",
+    "ResonanceLensError": "errors",
+    "Result": "result",
+    "Run": "runs",
+    "Signal": "signal",
+    "Target": "result",
+    "ViewSpec": "result",
+    "analyze": "engine",
+    "compare": "comparison",
+    "corpus": "prompts",
+    "demo_prompts": "prompts",
+    "list_analyses": "registry",
+    "list_models": "models",
+    "load_model": "models",
+    "read_prompts": "prompts",
+    "register": "registry",
+    "run": "engine",
+}
+
+__all__ = [
+    "Analysis",
+    "Prompt",
+    "ResonanceLensError",
+    "Result",
+    "Run",
+    "Signal",
+    "Target",
+    "ViewSpec",
+    "__version__",
+    "analyze",
+    "compare",
+    "corpus",
+    "demo_prompts",
+    "list_analyses",
+    "list_models",
+    "load",
+    "load_model",
+    "read_prompts",
+    "register",
+    "run",
+]
+
+
+def load(folder: str | Path) -> Run:
+    """Read the run in a folder; see `Run.load`."""
+    from resonance_lens.runs import Run
+
+    return Run.load(folder)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'resonance_lens' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"resonance_lens.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,308 @@
+"""What an analysis is: sites in, small features out, named results, and everything it says as data.
+
+An analysis is one frozen dataclass in one file. Its fields are its parameters. It sees one layer
+of one batch at a time (:meth:`Analysis.observe`), may look at the layers of a batch together
+(:meth:`Analysis.join`), and concludes from what has accumulated (:meth:`Analysis.conclude`).
+What should be drawn, patched or driven it returns as data; it never sees a model.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import xarray as xr
+from torch import Tensor
+
+from resonance_lens.errors import ParameterError, wrong_parameter
+from resonance_lens.facts import Facts
+from resonance_lens.features import Features, stack_layers
+from resonance_lens.result import Result, Target, ViewSpec
+from resonance_lens.signal import Signal
+
+Evidence = Literal["measured", "proxy", "synthetic"]
+
+EVIDENCE: dict[str, str] = {
+    "measured": "the model's own activations on an axis that has an order",
+    "proxy": "measured, in a coordinate that we chose",
+    "synthetic": "computed in a basis that we invented",
+}
+
+NEEDS: dict[str, str] = {
+    "forward": "a model that can be run, not only a cache of one pass",
+    "second_model": "a second model to compare with",
+    "task": "a task with right answers",
+    "weights": "the model's weights",
+    "gradients": "gradients",
+}
+
+
+def parameter(
+    default: Any,
+    *,
+    help: str,
+    choices: tuple[Any, ...] | None = None,
+    minimum: float | None = None,
+    maximum: float | None = None,
+) -> Any:
+    """Declare a parameter of an analysis: a dataclass field with a default, a range and a meaning.
+
+    Parameters
+    ----------
+    default
+        Its value unless the user says otherwise; its type is the parameter's type.
+    help
+        One phrase for listings and the command line.
+    choices
+        The values allowed, for a parameter that is a choice.
+    minimum, maximum
+        Bounds, both included, for a number.
+    """
+    return dataclasses.field(
+        default=default,
+        metadata={"help": help, "choices": choices, "minimum": minimum, "maximum": maximum},
+    )
+
+
+def _outside(value: Any, field: dataclasses.Field[Any]) -> str | None:
+    """Return what the value must be, if it is not."""
+    about = field.metadata
+    if not about:
+        return None
+    if about["choices"] is not None:
+        choices = ", ".join(repr(choice) for choice in about["choices"])
+        return None if value in about["choices"] else f"one of {choices}"
+    kind = type(field.default)
+    if kind is float and type(value) is int:
+        value = float(value)
+    if type(value) is not kind:
+        return f"of type {kind.__name__}"
+    low, high = about["minimum"], about["maximum"]
+    if (low is not None and not value >= low) or (high is not None and not value <= high):
+        if high is None:
+            return f"at least {low}"
+        return f"at most {high}" if low is None else f"between {low} and {high}"
+    return None
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One way of running the prompts.
+
+    Attributes
+    ----------
+    name
+        What the condition is called in ``Where.condition`` and in the accumulated features.
+    tokens
+        ``given``, or ``shuffled``: the tokens of each prompt in random order, the first kept.
+    """
+
+    name: str = "plain"
+    tokens: Literal["given", "shuffled"] = "given"
+
+
+@dataclass(frozen=True)
+class Design:
+    """The conditions that an analysis wants its prompts run under, the plain one first."""
+
+    conditions: tuple[Condition, ...] = (Condition(),)
+
+
+@dataclass(frozen=True, eq=False)
+class Where:
+    """Where an observation is made.
+
+    Attributes
+    ----------
+    facts
+        What the adapter says of the model.
+    layer
+        The layer of the signals; ``None`` in :meth:`Analysis.join`, which sees all of them.
+    layers
+        Every layer that the analysis observes.
+    prompts
+        Indices, in the run, of the prompts of this batch.
+    lengths
+        Integers ``[batch]``: real tokens of each prompt.
+    tokens
+        Integers ``[batch, token]``, real tokens first.
+    condition
+        Name of the `Condition` that the pass is made under.
+    readout
+        Turns residual-stream vectors ``[..., d_model]`` into logits ``[..., d_vocab]`` through the
+        model's final norm, once, and its unembedding.
+    """
+
+    facts: Facts
+    layer: int | None
+    layers: tuple[int, ...]
+    prompts: tuple[int, ...]
+    lengths: Tensor
+    tokens: Tensor
+    condition: str
+    readout: Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Accumulated:
+    """Everything observed, and what is needed to name it.
+
+    Attributes
+    ----------
+    features
+        By condition name, rows sorted by prompt.
+    facts, layers
+        As in `Where`.
+    prompt_ids, categories
+        One per row; categories are ``None`` where none were given.
+    seed
+        For resampling: results are a function of the features and of this number.
+    """
+
+    features: Mapping[str, Features]
+    facts: Facts
+    layers: tuple[int, ...]
+    prompt_ids: tuple[str, ...]
+    categories: tuple[str | None, ...]
+    seed: int
+
+    @property
+    def plain(self) -> Features:
+        """The features of the plain condition."""
+        return self.features["plain"]
+
+    @property
+    def groups(self) -> dict[str, np.ndarray[Any, np.dtype[np.bool_]]]:
+        """Which rows belong to ``all`` and to each category, in order of appearance."""
+        groups = {"all": np.ones(len(self.prompt_ids), dtype=bool)}
+        for category in dict.fromkeys(c for c in self.categories if c is not None):
+            groups[category] = np.array([c == category for c in self.categories])
+        return groups
+
+
+@dataclass(frozen=True, eq=False)
+class Planted:
+    """Input whose right answer is known, for the common checks.
+
+    Attributes
+    ----------
+    layers
+        For each layer the values of the analysis's sites, ``{site: [batch, ...]}``.
+    lengths
+        Integers ``[batch]``.
+    facts
+        Of the model that is imagined around them.
+    expect
+        Called with the result; raises `AssertionError` with a sentence if the answer is wrong.
+    readout
+        As in `Where`, where the analysis needs one.
+    """
+
+    layers: Sequence[Mapping[str, Tensor]]
+    lengths: Tensor
+    facts: Facts
+    expect: Callable[[xr.Dataset], None]
+    readout: Callable[[Tensor], Tensor] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Analysis(abc.ABC):
+    """Base class of every named analysis. See ``docs/write-an-analysis.md`` for a guide and a template.
+
+    Class attributes
+    ----------------
+    name
+        What users call it; also the name of its file.
+    title
+        One line for listings.
+    version
+        Moves when numbers move.
+    sites
+        Which sites it observes, at every layer that serves all of them.
+    needs
+        Of `NEEDS`: what it requires of a host beyond serving its sites.
+    evidence
+        Of `EVIDENCE`.
+    baselines
+        What its numbers are without learning or content: effects and intervals, no p.
+    nulls
+        What its claims are tested against.
+    minimum_effect
+        The smallest effect that counts as one, in units of the headline variable, said beforehand.
+    headline
+        The variable of the result that targets and comparisons are about.
+    source
+        Where the definition comes from.
+    undefined
+        Row features that may be not-a-number, where the quantity does not exist (attention beyond
+        the first key, in a head that looks nowhere else).
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    version: ClassVar[str]
+    sites: ClassVar[tuple[str, ...]]
+    needs: ClassVar[tuple[str, ...]] = ()
+    evidence: ClassVar[Evidence]
+    baselines: ClassVar[tuple[str, ...]]
+    nulls: ClassVar[tuple[str, ...]]
+    minimum_effect: ClassVar[float]
+    headline: ClassVar[str]
+    source: ClassVar[str]
+    undefined: ClassVar[tuple[str, ...]] = ()
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            problem = _outside(value, field)
+            if problem:
+                raise ParameterError(wrong_parameter(self.name, field.name, problem, value))
+
+    @property
+    def min_tokens(self) -> int:
+        """The shortest prompt, in tokens, that this analysis can say something about."""
+        return 1
+
+    def design(self, facts: Facts) -> Design:
+        """Return the conditions to run the prompts under; by default the plain one alone."""
+        return Design()
+
+    @abc.abstractmethod
+    def observe(self, signals: Mapping[str, Signal], where: Where) -> Features:
+        """Return the features of one layer of one batch, from inside the forward pass."""
+
+    def join(self, layers: Sequence[Features], where: Where) -> Features:
+        """Return the features of one batch with all its layers; by default they are stacked."""
+        return stack_layers(layers)
+
+    @abc.abstractmethod
+    def conclude(self, seen: Accumulated) -> xr.Dataset:
+        """Return the result, labelled, from everything observed."""
+
+    def summary(self, result: Result) -> str:
+        """Return one or two sentences that say what the result says, with its numbers."""
+        return ""
+
+    def views(self, result: Result) -> list[ViewSpec]:
+        """Return what should be drawn, as data."""
+        return []
+
+    def targets(self, result: Result, k: int) -> list[Target]:
+        """Return the ``k`` places most worth patching, best first."""
+        return []
+
+    @abc.abstractmethod
+    def plant(self, rng: np.random.Generator) -> Planted:
+        """Return input in which this analysis must find something, with the answer."""
+
+    @abc.abstractmethod
+    def null(self, rng: np.random.Generator) -> Planted:
+        """Return input in which this analysis must find nothing."""
+
+    def parameters(self) -> dict[str, Any]:
+        """Return the parameters and their values, as plain data."""
+        return dataclasses.asdict(self)
