@@ -1,0 +1,1 @@
+"""Prompts and texts that ship with the package; see SOURCES.md."""
