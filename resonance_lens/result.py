@@ -1,0 +1,235 @@
+"""A result: labelled numbers with their provenance, and what to draw and patch, all as data.
+
+A result read back from disk is complete without the analysis that made it: its summary, views
+and targets were written down when it was concluded. Reading one runs no code.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import html
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import xarray as xr
+
+from resonance_lens.errors import ResultError
+from resonance_lens.files import write_netcdf
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+    from resonance_lens.views.notebook import NotebookView
+
+ViewKind = Literal["layer_head_map", "layer_lines", "matrix", "attention_heads", "colored_tokens"]
+Colours = Literal["sequential", "diverging", "cyclic"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """A place worth patching.
+
+    Attributes
+    ----------
+    site, layer, head
+        Where; ``head`` is ``None`` for a whole layer.
+    score
+        The number that ranks it, higher first.
+    reason
+        One phrase that says what the number is.
+    """
+
+    site: str
+    layer: int
+    head: int | None = None
+    score: float
+    reason: str
+
+    @property
+    def label(self) -> str:
+        """``L3H2`` for a head, ``L3`` for a layer."""
+        return f"L{self.layer}" + ("" if self.head is None else f"H{self.head}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewSpec:
+    """Something to draw, as data.
+
+    Attributes
+    ----------
+    kind
+        ``layer_head_map``: one variable with dimensions ``layer`` and ``head``.
+        ``layer_lines``: variables with dimension ``layer``; bounds ``x_low`` and ``x_high`` become a
+        band, and variables named in ``references`` become the baseline or null beside them.
+        ``matrix``: one variable with two dimensions.
+        ``attention_heads``, ``colored_tokens``: CircuitsVis on the run's exhibits, for ``heads``.
+    title, says, misleads
+        What it is; one sentence on what it shows; one on when it misleads.
+    variables
+        Names in the result's dataset; their ``long_name`` and ``units`` label the axes.
+    references
+        Variables that hold a baseline or null of the first variable.
+    select
+        Values to select along other dimensions, such as ``{"category": "all"}``.
+    series
+        For ``layer_lines``: a dimension whose coordinates become separate lines.
+    colours, limits
+        Colour map family, and its range where it is not that of the data.
+    heads
+        ``(layer, head)`` pairs to show.
+    """
+
+    kind: ViewKind
+    title: str
+    says: str
+    misleads: str
+    variables: tuple[str, ...] = ()
+    references: tuple[str, ...] = ()
+    select: Mapping[str, Any] = field(default_factory=dict)
+    series: str | None = None
+    colours: Colours = "sequential"
+    limits: tuple[float, float] | None = None
+    heads: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """What one analysis found.
+
+    Attributes
+    ----------
+    name
+        Of the analysis.
+    data
+        Dataset with named dimensions and real coordinates. Beside a variable ``x`` stand, where they
+        apply, ``x_low`` and ``x_high`` (interval over prompts), ``x_<baseline>``, ``x_null`` and
+        ``x_effect``.
+    provenance
+        Model, host, versions, prompts, parameters, seed, evidence, baselines, nulls, device, time.
+    summary
+        One or two sentences.
+    views
+        What to draw.
+    ranked
+        Places worth patching, best first.
+    exhibits
+        The attention patterns of the run that it comes from (see `Run`), or ``None``; they are saved
+        with the run, not with the result.
+    """
+
+    name: str
+    data: xr.Dataset
+    provenance: Mapping[str, Any]
+    summary: str = ""
+    views: tuple[ViewSpec, ...] = ()
+    ranked: tuple[Target, ...] = ()
+    exhibits: xr.Dataset | None = None
+
+    def targets(self, k: int = 5) -> list[Target]:
+        """Return the ``k`` places most worth patching, best first."""
+        return list(self.ranked[:k])
+
+    def to_dataframe(self, variable: str | None = None) -> pd.DataFrame:
+        """Return one variable as a long table, or all variables that share the headline's dimensions.
+
+        Raises
+        ------
+        ResultError
+            If there is no such variable; the message lists those there are.
+        """
+        name = variable or str(self.provenance["headline"])
+        if name not in self.data:
+            known = ", ".join(sorted(map(str, self.data.data_vars)))
+            raise ResultError(f"The result {self.name!r} has no variable {name!r}. It has: {known}.")
+        dims = self.data[name].dims
+        names = [name] if variable else [v for v in self.data if self.data[v].dims == dims]
+        return self.data[names].to_dataframe().reset_index()
+
+    def plot(self) -> Figure:
+        """Return a matplotlib figure with every static view of this result."""
+        from resonance_lens.views.figures import draw_result
+
+        return draw_result(self)
+
+    def view(self, *, height: int = 720) -> NotebookView:
+        """Return every view of this result for a notebook, the CircuitsVis ones included.
+
+        ``height`` is that of the frame in pixels; ``.save(path)`` writes the same as a file.
+        """
+        from resonance_lens.views.notebook import show
+
+        return show(self, height=height)
+
+    def save(self, path: str | Path) -> None:
+        """Write the result as one netCDF file; what stood there is replaced only once it is whole."""
+        stored = self.data.assign_attrs(resonance_lens=json.dumps(self._described()))
+        write_netcdf(Path(path), stored)
+
+    @staticmethod
+    def load(path: str | Path) -> Result:
+        """Read a result that :meth:`save` wrote.
+
+        Raises
+        ------
+        ResultError
+            If the file is missing, damaged, or not one of ours.
+        """
+        path = Path(path)
+        if not path.exists():
+            raise ResultError(f"There is no result at {path}.")
+        try:
+            with xr.open_dataset(path, engine="h5netcdf") as file:
+                data = file.load()
+        except (OSError, ValueError, KeyError, RuntimeError) as error:
+            raise ResultError(f"{path} cannot be read as netCDF: {error}.") from error
+        if "resonance_lens" not in data.attrs:
+            raise ResultError(f"{path} is a netCDF file, but resonance_lens did not write it.")
+        try:
+            return Result._described_by(json.loads(data.attrs.pop("resonance_lens")), data)
+        except (ValueError, KeyError, TypeError) as error:
+            raise ResultError(f"{path} cannot be read: its description is damaged ({error}).") from error
+
+    @staticmethod
+    def _described_by(about: Mapping[str, Any], data: xr.Dataset) -> Result:
+        views = [
+            ViewSpec(
+                **{
+                    **view,
+                    "variables": tuple(view["variables"]),
+                    "references": tuple(view["references"]),
+                    "limits": None if view["limits"] is None else tuple(view["limits"]),
+                    "heads": tuple((layer, head) for layer, head in view["heads"]),
+                }
+            )
+            for view in about["views"]
+        ]
+        return Result(
+            name=about["name"],
+            data=data,
+            provenance=about["provenance"],
+            summary=about["summary"],
+            views=tuple(views),
+            ranked=tuple(Target(**target) for target in about["ranked"]),
+        )
+
+    def _described(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "provenance": dict(self.provenance),
+            "summary": self.summary,
+            "views": [dataclasses.asdict(view) for view in self.views],
+            "ranked": [dataclasses.asdict(target) for target in self.ranked],
+        }
+
+    def _repr_html_(self) -> str:
+        badge = html.escape(str(self.provenance.get("evidence", "")))
+        summary = html.escape(self.summary)
+        return f"<p><b>{html.escape(self.name)}</b> ({badge}): {summary}</p>{self.data._repr_html_()}"
+
+    def __repr__(self) -> str:
+        sizes = ", ".join(f"{name} {size}" for name, size in self.data.sizes.items())
+        return f"Result({self.name}: {self.summary or 'no summary'} [{sizes}])"

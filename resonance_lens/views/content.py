@@ -1,0 +1,214 @@
+"""What a view holds, worked out once: the figures, the page and the record all draw from this."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from resonance_lens.errors import ResultError, unknown
+from resonance_lens.result import Result, ViewSpec
+from resonance_lens.views.exhibits import Exhibit
+from resonance_lens.views.text import words
+
+Numbers = np.ndarray[Any, np.dtype[np.float64]]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Content:
+    """What every view has.
+
+    Attributes
+    ----------
+    view
+        As the analysis asked for it.
+    analysis, evidence
+        Name of the analysis, and its level of evidence.
+    selection
+        Which part of the data is shown, in words.
+    notes
+        What was left out or changed in drawing, one sentence each.
+    """
+
+    view: ViewSpec
+    analysis: str
+    evidence: str
+    selection: str = ""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def caption(self) -> str:
+        """The line under every figure: analysis, evidence, selection."""
+        parts = (self.analysis, f"evidence: {self.evidence}", self.selection, self.legend)
+        return "  \u00b7  ".join(part for part in parts if part)
+
+    @property
+    def legend(self) -> str:
+        """What the marks of the figure are, where its axes do not say it."""
+        return ""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Line:
+    """One line over the layers.
+
+    Attributes
+    ----------
+    name
+        Of the variable.
+    label
+        In the legend.
+    y, low, high
+        Values, and the bounds of the band where there is one.
+    points
+        Values ``[layer, head]`` behind a mean over heads.
+    reference
+        Whether it is a baseline or null.
+    colour
+        Index of the series' colour; ``None`` for the colour of nulls.
+    """
+
+    name: str
+    label: str
+    x: Numbers
+    y: Numbers
+    low: Numbers | None = None
+    high: Numbers | None = None
+    points: Numbers | None = None
+    reference: bool = False
+    colour: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Panel:
+    """Lines that share their axes."""
+
+    label: str
+    units: str
+    lines: tuple[Line, ...]
+    zero: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Lines(Content):
+    """Lines over the layers, one panel for each variable."""
+
+    x_label: str
+    series: str
+    band: str
+    panels: tuple[Panel, ...]
+
+    @property
+    def legend(self) -> str:
+        """What the points, bands and dashes are."""
+        return self.band
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Grid:
+    """One heat map: ``values[row, column]``."""
+
+    title: str
+    values: Numbers
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Map(Content):
+    """Heat maps that share their axes and their colours."""
+
+    x: tuple[str, ...]
+    y: tuple[str, ...]
+    x_label: str
+    y_label: str
+    label: str
+    units: str
+    limits: tuple[float, float]
+    extend: str
+    outlined: tuple[tuple[int, int], ...] = ()
+    grids: tuple[Grid, ...]
+
+    @property
+    def legend(self) -> str:
+        """Which heads have a frame."""
+        heads = ", ".join(f"L{layer}H{head}" for layer, head in self.outlined)
+        return f"framed: {heads}" if heads else ""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Heads(Content):
+    """Attention patterns of a few prompts, for a few heads."""
+
+    exhibits: tuple[Exhibit, ...]
+
+
+def long_name(variable: xr.DataArray) -> str:
+    """Return what a variable is called in words."""
+    return str(variable.attrs.get("long_name") or words(str(variable.name)))
+
+
+def units(variable: xr.DataArray) -> str:
+    """Return the units of a variable; a plain number is ``dimensionless``."""
+    stated = str(variable.attrs.get("units") or "")
+    return "dimensionless" if stated in ("", "1") else stated
+
+
+def common(view: ViewSpec, result: Result) -> dict[str, Any]:
+    """Return the fields that every content has."""
+    evidence = str(result.provenance.get("evidence", "not stated"))
+    return {"view": view, "analysis": result.name, "evidence": evidence}
+
+
+def lookup(view: ViewSpec, result: Result, name: str) -> xr.DataArray:
+    """Return a variable of the result, or say which there are."""
+    if name not in result.data:
+        raise ResultError(
+            f"The view {view.title!r} of {result.name} cannot be drawn: "
+            + unknown("variable", name, map(str, result.data.data_vars))
+        )
+    return result.data[name]
+
+
+def select(
+    view: ViewSpec, result: Result, name: str, keep: Sequence[str]
+) -> tuple[xr.DataArray, dict[str, str]]:
+    """Return a variable with only the dimensions in ``keep`` and those that nothing selects."""
+    variable = lookup(view, result, name)
+    chosen: dict[str, str] = {}
+    for dimension in map(str, variable.dims):
+        if dimension in keep:
+            continue
+        values = [str(value) for value in variable[dimension].values]
+        if dimension in view.select:
+            value = str(view.select[dimension])
+        elif dimension == "category":
+            value = "all" if "all" in values else values[0]
+        elif len(values) == 1:
+            value = values[0]
+        else:
+            continue
+        if value not in values:
+            raise ResultError(
+                f"The view {view.title!r} of {result.name} cannot be drawn: "
+                + unknown(f"{words(dimension)}", value, values)
+            )
+        variable = variable.isel({dimension: values.index(value)}, drop=True)
+        chosen[dimension] = value
+    return variable, chosen
+
+
+def in_words(chosen: dict[str, str]) -> str:
+    """Return a selection as ``category: all, first position: keep``."""
+    return ", ".join(f"{words(dimension)}: {value}" for dimension, value in chosen.items())
+
+
+def array(variable: xr.DataArray, *dims: str) -> Numbers:
+    """Return the values of a variable with its dimensions in this order."""
+    return np.asarray(variable.transpose(*dims).values, dtype=np.float64)
+
+
+def beside(result: Result, name: str) -> bool:
+    """Whether an interval stands beside a variable."""
+    return f"{name}_low" in result.data and f"{name}_high" in result.data

@@ -1,0 +1,193 @@
+"""Static figures with matplotlib, for every kind of view, in a light and a dark theme.
+
+Nothing here touches pyplot, and importing `resonance_lens` does not import this module.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import matplotlib
+from matplotlib.figure import Figure, SubFigure
+
+from resonance_lens.errors import ParameterError, ResultError, wrong_parameter
+from resonance_lens.files import write_atomically
+from resonance_lens.result import Result, ViewSpec
+from resonance_lens.views import plots
+from resonance_lens.views.build import build
+from resonance_lens.views.content import Heads, Lines, Map
+from resonance_lens.views.theme import LIGHT, THEMES, Theme
+
+if TYPE_CHECKING:
+    pass
+
+WIDTH = 7.6
+"""Inches."""
+
+FORMATS = ("png", "svg", "pdf")
+
+
+def draw(
+    view: ViewSpec,
+    result: Result,
+    *,
+    theme: str = "light",
+    title: bool = True,
+) -> Figure:
+    """Return one view as a figure.
+
+    Parameters
+    ----------
+    view
+        What to draw, one of ``result.views`` or your own.
+    result
+        Where its numbers are.
+    theme
+        ``light`` or ``dark``.
+    title
+        Whether the figure carries the view's title.
+    """
+    return draw_content(build(view, result), theme=_theme(theme), title=title)
+
+
+def draw_result(result: Result, *, theme: str = "light") -> Figure:
+    """Return every view of a result in one figure; without exhibits, the attention views are left out.
+
+    Raises
+    ------
+    ResultError
+        If the result has no view that can be drawn.
+    """
+    colours = _theme(theme)
+    shown = [build(view, result) for view in result.views]
+    shown = [one for one in shown if not isinstance(one, Heads) or one.exhibits]
+    if not shown:
+        raise ResultError(f"The result {result.name!r} has no view to draw without its run.")
+    heights = [height(one, title=True) for one in shown]
+    with style(colours):
+        whole = Figure(figsize=(WIDTH, sum(heights)), layout="constrained")
+        parts = whole.subfigures(len(shown), 1, height_ratios=heights, squeeze=False)[:, 0]
+        for part, one in zip(parts, shown, strict=True):
+            _fill(part, one, colours, title=True)
+    return whole
+
+
+def save(figure: Figure, path: str | Path) -> Path:
+    """Write a figure as PNG, SVG or PDF, by the ending of ``path``; equal figures give equal bytes.
+
+    Raises
+    ------
+    ParameterError
+        If the ending is another one.
+    """
+    path = Path(path)
+    ending = path.suffix.lower().lstrip(".")
+    if ending not in FORMATS:
+        wanted = "a file ending in " + ", ".join(f".{known}" for known in FORMATS)
+        raise ParameterError(wrong_parameter("save", "path", wanted, str(path)))
+    settings: dict[str, Any] = {"format": ending, "dpi": 200, "metadata": undated(ending)}
+    with matplotlib.rc_context({"svg.hashsalt": "resonance_lens"}):
+        write_atomically(path, lambda file: figure.savefig(file, **settings))
+    return path
+
+
+def draw_content(
+    shown: Lines | Map | Heads,
+    *,
+    theme: Theme = LIGHT,
+    title: bool = True,
+    interpolation: str = "nearest",
+) -> Figure:
+    """Return what a view shows as a figure.
+
+    With ``interpolation="none"`` an SVG holds one pixel for each cell, which browsers scale without
+    smoothing; other programs may smooth.
+    """
+    with style(theme, interpolation=interpolation):
+        made = Figure(figsize=(WIDTH, height(shown, title=title)), layout="constrained")
+        _fill(made, shown, theme, title=title)
+    return made
+
+
+def height(shown: Lines | Map | Heads, *, title: bool) -> float:
+    """Return the height in inches that a view needs."""
+    extra = 0.32 if title else 0.0
+    if isinstance(shown, Lines):
+        most = max(len(panel.lines) for panel in shown.panels)
+        rows = math.ceil(most / plots.legend_columns(shown)) + bool(shown.series)
+        return extra + 2.7 + 0.16 * rows
+    if isinstance(shown, Heads):
+        return extra + plots.heads_height(shown, WIDTH)
+    if shown.view.kind == "layer_head_map":
+        return extra + 0.95 + min(4.2, max(1.5, 0.24 * len(shown.y)))
+    return extra + (5.6 if len(shown.grids) == 1 else 0.9 + WIDTH / len(shown.grids))
+
+
+@contextmanager
+def style(theme: Theme, *, interpolation: str = "nearest") -> Iterator[None]:
+    """Draw in the colours of a theme, with names and tokens never read as mathematics."""
+    settings: dict[Any, Any] = {
+        "text.parse_math": False,
+        "image.interpolation": interpolation,
+        "font.family": [plots.FONT],
+        "font.size": 8.5,
+        "axes.titlesize": 8.5,
+        "axes.labelsize": 8.5,
+        "legend.fontsize": 8,
+        "xtick.labelsize": 8,
+        "ytick.labelsize": 8,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.edgecolor": theme.rule,
+        "axes.labelcolor": theme.ink,
+        "axes.titlecolor": theme.ink,
+        "axes.facecolor": theme.panel,
+        "figure.facecolor": theme.panel,
+        "savefig.facecolor": "auto",
+        "text.color": theme.ink,
+        "xtick.color": theme.rule,
+        "ytick.color": theme.rule,
+        "xtick.labelcolor": theme.muted,
+        "ytick.labelcolor": theme.muted,
+        "grid.color": theme.grid,
+        "grid.linewidth": 0.6,
+        "axes.axisbelow": True,
+    }
+    with matplotlib.rc_context(settings):
+        yield
+
+
+def _fill(where: Figure | SubFigure, shown: Lines | Map | Heads, theme: Theme, *, title: bool) -> None:
+    drawers: dict[str, Callable[..., None]] = {
+        "layer_lines": plots.lines,
+        "layer_head_map": plots.heat_map,
+        "matrix": plots.heat_map,
+        "attention_heads": plots.patterns,
+        "colored_tokens": plots.token_strips,
+    }
+    drawers[shown.view.kind](where, shown, theme)
+    if title:
+        said = plots.drawable(shown.view.title, 90)
+        where.suptitle(said, x=0.012, ha="left", fontsize=11, fontweight="bold")
+    caption = plots.drawable(shown.caption, 140)
+    where.supxlabel(caption, x=0.012, ha="left", fontsize=7.5, color=theme.muted)
+
+
+def _theme(name: str) -> Theme:
+    if name not in THEMES:
+        wanted = "one of " + ", ".join(map(repr, THEMES))
+        raise ParameterError(wrong_parameter("draw", "theme", wanted, name))
+    return THEMES[name]
+
+
+def undated(ending: str) -> dict[str, Any]:
+    """Return the metadata that keeps the date, and the version of matplotlib, out of a file."""
+    if ending == "png":
+        return {"Software": None}
+    if ending == "svg":
+        return {"Date": None, "Creator": None}
+    return {"CreationDate": None, "Creator": None, "Producer": None}

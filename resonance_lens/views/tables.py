@@ -1,0 +1,271 @@
+"""The words and numbers of a report around its figures, from results and provenance."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+
+from resonance_lens.result import Result
+from resonance_lens.views.content import array, long_name, units
+from resonance_lens.views.lines import mean_over_heads
+from resonance_lens.views.text import duration, listing, number, words
+
+if TYPE_CHECKING:
+    from resonance_lens.runs import Run
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """A table of text: ``groups`` are the headings above the headings, with their widths."""
+
+    caption: str
+    groups: tuple[tuple[str, int], ...]
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """A place worth patching, and every analysis that names it."""
+
+    label: str
+    site: str
+    named: tuple[tuple[str, int, str, str], ...]
+
+
+def facts(provenance: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return what was run, on what, as ``(term, text)``; what is not known is left out."""
+    model = _mapping(provenance.get("model"))
+    prompts = _mapping(provenance.get("prompts"))
+    categories = _mapping(prompts.get("categories"))
+    versions = _mapping(provenance.get("versions"))
+    seconds = provenance.get("seconds")
+    started = str(provenance.get("started", ""))[:16].replace("T", " ")
+    took = "" if seconds is None else f"took {duration(float(seconds))}"
+    shape = [
+        f"{model[key]} {text}"
+        for key, text in (("n_layers", "layers"), ("n_heads", "heads"), ("d_model", "dimensions"))
+        if key in model
+    ]
+    weights = [
+        str(text)
+        for text in (
+            model.get("dtype"),
+            _after("digest ", _short(provenance.get("weights_fingerprint"))),
+            _after("processing: ", model.get("weight_processing")),
+        )
+        if text
+    ]
+    counted = [
+        f"{prompts[key]} {text}"
+        for key, text in (("count", "prompts"), ("tokens", "tokens"))
+        if key in prompts
+    ]
+    rows = [
+        ("Model", ", ".join([str(model.get("model_name", "")), *shape]).strip(", ")),
+        ("Weights", ", ".join(weights)),
+        ("Host", words(str(model.get("host", "")))),
+        ("Device", ", ".join(str(provenance[k]) for k in ("device", "dtype") if k in provenance)),
+        ("Prompts", ", ".join(counted)),
+        ("Prompt digest", str(_short(prompts.get("digest")) or "")),
+        ("Categories", ", ".join(f"{name} {count}" for name, count in categories.items())),
+        ("Seed", str(provenance.get("seed", ""))),
+        ("Started", ", ".join(part for part in (started, took) if part)),
+        ("Versions", ", ".join(f"{name} {version}" for name, version in versions.items())),
+    ]
+    return [(term, text) for term, text in rows if text]
+
+
+def places(run: Run, most: int = 12, of_each: int = 10) -> list[Place]:
+    """Return the first targets of each analysis, those first that most analyses name.
+
+    Scores of different analyses are on different scales, so they are never added or compared.
+    """
+    named: dict[tuple[str, str], list[tuple[str, int, str, str]]] = {}
+    for name, result in run.results.items():
+        for rank, target in enumerate(result.targets(of_each), start=1):
+            entry = (name, rank, number(float(target.score)), target.reason)
+            named.setdefault((target.label, target.site), []).append(entry)
+    ordered = sorted(named.items(), key=lambda item: (-len(item[1]), min(e[1] for e in item[1])))
+    return [Place(label=label, site=site, named=tuple(entries)) for (label, site), entries in ordered[:most]]
+
+
+def declared(result: Result) -> list[tuple[str, str]]:
+    """Return what a result is compared with, as ``(term, text)``."""
+    about = result.provenance
+    minimum = about.get("minimum_effect")
+    return [
+        ("Baselines", _names(about.get("baselines")) or "none"),
+        ("Nulls", _names(about.get("nulls")) or "none"),
+        ("Smallest effect that counts", "not stated" if minimum is None else f"{minimum:g}"),
+    ]
+
+
+def method(result: Result) -> str:
+    """Return one paragraph that says how the numbers were made."""
+    about = result.provenance
+    parameters = _mapping(about.get("parameters"))
+    said = [f"{result.name}, version {about.get('version', 'not stated')}"]
+    if parameters:
+        said.append("with " + listing([f"{k} = {_plain(v)}" for k, v in parameters.items()]))
+    sentences = [" ".join(said) + "."]
+    baselines, nulls = _names(about.get("baselines")), _names(about.get("nulls"))
+    if baselines:
+        sentences.append(f"Baselines, which say what the number is without learning: {baselines}.")
+    if nulls:
+        sentences.append(f"Nulls, which its claims are tested against: {nulls}.")
+    if not nulls:
+        sentences.append("It makes no claim that needs a null.")
+    minimum = about.get("minimum_effect")
+    if minimum is not None:
+        headline = words(str(about.get("headline", "")))
+        sentences.append(f"A difference in {headline} below {minimum:g} does not count as one.")
+    if about.get("source"):
+        sentences.append(f"Definition: {str(about['source']).rstrip('.')}.")
+    return " ".join(sentences)
+
+
+def by_layer(result: Result) -> Table | None:
+    """Return the headline at every layer: for all prompts, then for each category."""
+    headline = str(result.provenance.get("headline", ""))
+    if headline not in result.data or "layer" not in result.data[headline].dims:
+        return None
+    variable = result.data[headline]
+    columns: list[tuple[str, str, list[str]]] = []
+    positions = [""]
+    if _has(variable, "first_position"):
+        positions = [str(v) for v in variable["first_position"].values]
+    for position in positions:
+        group = f"first position: {position}" if position else "all prompts"
+        columns += _columns(result, headline, group, first_position=position)
+    for category in _categories(variable):
+        cut = _cut(variable, category=category, first_position=positions[-1])
+        group = "by category" + (f", first position: {positions[-1]}" if positions[-1] else "")
+        columns.append((group, category, _texts(cut)))
+    groups: list[tuple[str, int]] = [("", 1)]
+    for group, _, _ in columns:
+        if groups[-1][0] == group:
+            groups[-1] = (group, groups[-1][1] + 1)
+        else:
+            groups.append((group, 1))
+    layers = [str(value) for value in variable["layer"].values]
+    averaged = ", mean over heads" if "head" in variable.dims else ""
+    return Table(
+        caption=f"{long_name(variable)}{averaged} ({units(variable)})",
+        groups=tuple(groups),
+        header=("layer", *(name for _, name, _ in columns)),
+        rows=tuple((layer, *(texts[i] for _, _, texts in columns)) for i, layer in enumerate(layers)),
+    )
+
+
+def provenance_json(provenance: Mapping[str, Any]) -> str:
+    """Return a provenance record as indented JSON."""
+    return json.dumps(dict(provenance), indent=2, ensure_ascii=False, default=str)
+
+
+def _columns(
+    result: Result, headline: str, group: str, *, first_position: str
+) -> list[tuple[str, str, list[str]]]:
+    variable = result.data[headline]
+    value = _cut(variable, first_position=first_position)
+    columns = [(group, "value", _texts(value))]
+    if "head" in variable.dims:
+        low, high = np.fmin.reduce(value, axis=1), np.fmax.reduce(value, axis=1)
+        columns.append((group, "heads from, to", _ranges(low, high)))
+    elif f"{headline}_low" in result.data and f"{headline}_high" in result.data:
+        low, high = (
+            _cut(result.data[f"{headline}_{end}"], first_position=first_position) for end in ("low", "high")
+        )
+        columns.append((group, "interval", _ranges(low, high)))
+    for name in _references(result, headline):
+        reference = result.data[name]
+        cut = _cut(reference, first_position=first_position)
+        columns.append((group, long_name(reference), _texts(cut)))
+    return columns
+
+
+def _references(result: Result, headline: str) -> list[str]:
+    """Return the baselines and nulls that stand beside the headline, as the views name them."""
+    named = [r for view in result.views if headline in view.variables for r in view.references]
+    beside = [f"{headline}_null", f"{headline}_effect"]
+    return [
+        name
+        for name in dict.fromkeys([*named, *beside])
+        if name.startswith(f"{headline}_") and name in result.data and "layer" in result.data[name].dims
+    ]
+
+
+def _categories(variable: xr.DataArray) -> list[str]:
+    if not _has(variable, "category"):
+        return []
+    return [str(v) for v in variable["category"].values if str(v) != "all"]
+
+
+def _cut(variable: xr.DataArray, *, category: str = "all", first_position: str = "") -> Any:
+    """Return values ``[layer]`` or ``[layer, head]``; other dimensions at their first coordinate."""
+    wanted = {"category": category, "first_position": first_position}
+    for dimension in map(str, variable.dims):
+        if dimension not in ("layer", "head"):
+            values = [str(v) for v in variable[dimension].values]
+            at = values.index(wanted[dimension]) if wanted.get(dimension) in values else 0
+            variable = variable.isel({dimension: at})
+    return array(variable, *(d for d in ("layer", "head") if d in variable.dims))
+
+
+def _texts(values: Any) -> list[str]:
+    means = mean_over_heads(values) if values.ndim == 2 else values
+    return aligned([float(value) for value in means])
+
+
+def _ranges(low: Any, high: Any) -> list[str]:
+    texts = aligned([float(value) for value in (*low, *high)])
+    return [f"{a} to {b}" for a, b in zip(texts[: len(low)], texts[len(low) :], strict=True)]
+
+
+def aligned(values: list[float]) -> list[str]:
+    """Return the numbers of a column with as many decimals as its largest needs for three digits.
+
+    Examples
+    --------
+    >>> aligned([0.5, 12.25])
+    ['0.5', '12.2']
+    """
+    largest = max((abs(value) for value in values if math.isfinite(value)), default=0.0)
+    if largest == 0 or not 1e-3 <= largest < 1e6:
+        return [number(value) for value in values]
+    decimals = max(0, 2 - math.floor(math.log10(largest)))
+    return [
+        f"{value:.{decimals}f}".replace("-", "\u2212") if math.isfinite(value) else number(value)
+        for value in values
+    ]
+
+
+def _has(variable: xr.DataArray, dimension: str) -> bool:
+    return dimension in variable.dims
+
+
+def _short(digest: Any) -> str | None:
+    """Return enough of a digest to tell two apart; the whole one is in the provenance."""
+    return None if digest is None else str(digest)[:12]
+
+
+def _after(label: str, value: Any) -> str:
+    return "" if value is None else f"{label}{value}"
+
+
+def _names(names: Any) -> str:
+    return ", ".join(words(str(name)) for name in names or ())
+
+
+def _plain(value: Any) -> str:
+    return words(value) if isinstance(value, str) else json.dumps(value, default=str)
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}

@@ -1,0 +1,335 @@
+"""The report: everything that must be on it, nothing from outside, everything escaped."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+import stat
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from resonance_lens.errors import ResultError
+from resonance_lens.result import Result, ViewSpec
+from resonance_lens.runs import Run
+from resonance_lens.views import circuits, page, show, tables
+from resonance_lens.views.page import render, write_report
+from tests.views.example_run import make_run
+
+
+class Reader(HTMLParser):
+    """Text, tags and ids of a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.words: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self._raw = 0
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self._raw = int(tag in ("script", "style"))
+
+    def handle_endtag(self, tag: str) -> None:
+        self._raw = 0
+
+    def handle_data(self, data: str) -> None:
+        if not self._raw:
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return re.sub(r"\s+", " ", " ".join(self.words))
+
+
+@pytest.fixture(scope="module")
+def html(run: Run) -> str:
+    return render(run)
+
+
+@pytest.fixture(scope="module")
+def small(run: Run) -> Run:
+    """One analysis of the run, for what does not depend on how many there are."""
+    return dataclasses.replace(run, results={"belief_collapse": run["belief_collapse"]})
+
+
+@pytest.fixture(scope="module")
+def read(html: str) -> Reader:
+    return Reader(html)
+
+
+def test_every_analysis_is_there_with_summary_evidence_and_comparisons(read: Reader, run: Run) -> None:
+    for name in run:
+        result = run[name]
+        assert name in read.text
+        assert result.summary in read.text
+        for names in (result.provenance["baselines"], result.provenance["nulls"]):
+            for one in names:
+                assert one.replace("_", " ") in read.text
+        assert f"{result.provenance['minimum_effect']:g}" in read.text
+    badges = [attrs for tag, attrs in read.tags if (attrs.get("class") or "").startswith("badge")]
+    assert {attrs["title"] for attrs in badges} >= {
+        "measured: the model's own activations on an axis that has an order",
+        "proxy: measured, in a coordinate that we chose",
+    }
+
+
+def test_every_view_says_what_it_shows_and_when_it_misleads(read: Reader, run: Run) -> None:
+    for name in run:
+        for view in run[name].views:
+            assert view.title in read.text
+            assert view.says in read.text
+            assert f"Misleads when {view.misleads}" in read.text
+
+
+def test_the_facts_of_the_run(read: Reader) -> None:
+    for fact in (
+        "smollm2-135m, 6 layers, 4 heads, 576 dimensions",
+        "96 prompts, 3712 tokens",
+        "factual 24, narrative 24",
+        "float32, digest 5af571cbf074, processing: none",
+        "torch 2.13.0",
+        "2026-11-22 06:30, took 41.7 s",
+    ):
+        assert fact in read.text
+
+
+def test_targets_of_all_analyses_are_merged(run: Run) -> None:
+    merged = tables.places(run)
+    assert {place.label for place in merged} >= {"L2", run["phase_coherence"].ranked[0].label}
+    shared = dataclasses.replace(run["head_sync"], ranked=run["phase_coherence"].ranked[3:4])
+    both = dataclasses.replace(run, results={**run.results, "head_sync": shared})
+    by_label = {place.label: [entry[0] for entry in place.named] for place in tables.places(both)}
+    assert by_label[shared.ranked[0].label][:2] == ["phase_coherence", "head_sync"]
+    far = dataclasses.replace(run["head_sync"], ranked=tuple(run["phase_coherence"].ranked[:1]) * 40)
+    assert len(tables.places(dataclasses.replace(run, results={"head_sync": far}))[0].named) == 10
+    counts = [len(named) for named in by_label.values()]
+    assert counts == sorted(counts, reverse=True)
+
+
+def test_every_figure_has_words_for_those_who_do_not_see_it(read: Reader) -> None:
+    figures = [attrs for tag, attrs in read.tags if tag == "svg"]
+    assert len(figures) > 10
+    assert all(attrs.get("role") == "img" and attrs.get("aria-label") for attrs in figures)
+
+
+def test_ids_are_unique_and_references_resolve(html: str, read: Reader) -> None:
+    ids = [attrs["id"] for _, attrs in read.tags if "id" in attrs]
+    assert len(ids) == len(set(ids))
+    used = set(re.findall(r"url\(#([^)]+)\)", html)) | {
+        (attrs[key] or "")[1:]
+        for _, attrs in read.tags
+        for key in ("xlink:href", "href")
+        if (attrs.get(key) or "").startswith("#")
+    }
+    assert used <= set(ids)
+
+
+def test_one_copy_of_the_bundle(html: str) -> None:
+    assert html.count("var CircuitsVis=") == 1
+
+
+def test_nothing_comes_from_outside(read: Reader) -> None:
+    for tag, attrs in read.tags:
+        for key in ("src", "href", "xlink:href", "srcset", "action", "data"):
+            value = attrs.get(key) or ""
+            assert not re.match(r"(https?:)?//", value), (tag, key, value)
+    assert not [tag for tag, _ in read.tags if tag in ("link", "base", "object", "embed", "iframe")]
+
+
+def test_the_policy_allows_only_the_scripts_of_the_page(read: Reader) -> None:
+    (policy,) = [a["content"] for t, a in read.tags if a.get("http-equiv") == "Content-Security-Policy"]
+    assert policy is not None
+    assert policy.startswith("default-src 'none'; script-src 'sha256-")
+    assert policy.count("sha256-") == 2
+    assert "unsafe-inline" not in policy.split("style-src")[0]
+
+
+def test_no_machine_paths(html: str, read: Reader) -> None:
+    assert str(Path.home()) not in read.text
+    assert os.getcwd() not in html
+
+
+def test_figures_take_their_colours_from_the_page(html: str) -> None:
+    assert "var(--series-1)" in html
+    assert not re.search(r"#fe[0-9a-f]{4}", html)
+    assert "prefers-color-scheme: dark" in html
+
+
+def test_the_size_for_a_model_of_270_heads(tmp_path: Path) -> None:
+    large = make_run(n_layers=30, n_heads=9, length=128)
+    path = write_report(large, tmp_path / "report.html")
+    assert path.stat().st_size < 4_000_000
+
+
+def test_patterns_that_would_make_the_page_large_stay_pictures(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(page, "PATTERN_BUDGET", 6_000)
+    assert "more of these prompts are shown only as pictures" in Reader(render(run)).text
+
+
+def test_hostile_text_is_escaped(hostile_run: Run) -> None:
+    data = _renamed(hostile_run)
+    text = render(data)
+    tags = {tag for tag, _ in Reader(text).tags}
+    assert not tags & {"img", "b", "s", "marquee"}
+    assert "<marquee" not in text
+    assert "alert(1)</script>" not in text
+    assert Reader(text).text.count("<marquee>") > 10
+
+
+def _renamed(run: Run) -> Run:
+    """The run with markup in every name that a user or a plug-in chooses."""
+    bad = "<marquee>"
+    result = run["phase_coherence"]
+    data = result.data.assign_coords(category=["all", *(f"{bad}{i}" for i in range(4))])
+    data["coherence"].attrs = {"long_name": f"{bad}long", "units": f"{bad}unit"}
+    views = tuple(
+        dataclasses.replace(v, title=v.title + bad, says=bad, misleads=bad, series=v.series and "category")
+        for v in result.views
+    )
+    views = (dataclasses.replace(views[0], select={"first_position": "keep"}), *views[1:])
+    about = {**result.provenance, "title": bad, "baselines": [bad], "source": bad, "evidence": bad}
+    ranked = tuple(dataclasses.replace(t, reason=bad, site=bad) for t in result.ranked)
+    changed = Result(name=f"{bad}name", data=data, provenance=about, summary=bad, views=views, ranked=ranked)
+    provenance = {
+        **run.provenance,
+        "model": {"model_name": f"{bad}</title>", "host": bad},
+        "versions": {bad: bad, "resonance_lens": bad},
+        "prompts": {"categories": {bad: 1}},
+    }
+    return Run(results={changed.name: changed}, provenance=provenance, exhibits=run.exhibits)
+
+
+def test_a_view_that_cannot_be_drawn_does_not_cost_the_page(run: Run) -> None:
+    result = run["belief_collapse"]
+    wrong = ViewSpec(kind="matrix", title="Wrong", says="", misleads="", variables=("nothing",))
+    broken = dataclasses.replace(result, views=(wrong, *result.views))
+    text = Reader(render(dataclasses.replace(run, results={"belief_collapse": broken}))).text
+    assert "There is no variable 'nothing'" in text
+    assert "When belief settles" in text
+
+
+def test_a_run_that_says_nothing_about_itself() -> None:
+    import xarray as xr
+
+    data = xr.Dataset({"x": ("layer", [1.0, np.nan])}, {"layer": [0, 1]})
+    view = ViewSpec(kind="layer_lines", title="X", says="", misleads="", variables=("x",))
+    bare = Result(name="bare", data=data, provenance={}, views=(view,))
+    text = Reader(render(Run(results={"bare": bare}, provenance={}))).text
+    assert "evidence: not stated" in text
+    assert "No analysis of this run names a place." in text
+
+
+def test_without_circuitsvis_the_pictures_stay(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(circuits, "find_spec", lambda name: None)
+    text = render(run)
+    assert "var CircuitsVis=" not in text
+    assert circuits.MISSING in Reader(text).text
+    assert "<details data-view" not in text
+    assert len(text) < 1_000_000
+
+
+def test_the_same_run_gives_the_same_page(run: Run, html: str) -> None:
+    assert render(run) == html
+
+
+def test_a_run_read_back_gives_the_same_page(run: Run, html: str, tmp_path: Path) -> None:
+    run.save(tmp_path / "run")
+    assert render(Run.load(tmp_path / "run")) == html
+
+
+def test_writing_is_atomic(small: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "report.html"
+    assert small.report(path) == path
+    before = path.read_bytes()
+
+    def fail(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", fail)
+        with pytest.raises(ResultError, match="No space left on device"):
+            write_report(small, path)
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["report.html"]
+    assert stat.S_IMODE(path.stat().st_mode) & 0o400
+
+
+def test_a_missing_folder_is_one_sentence(small: Run, tmp_path: Path) -> None:
+    with pytest.raises(ResultError, match="cannot be written"):
+        write_report(small, tmp_path / "no" / "report.html")
+
+
+def test_half_a_surrogate_pair_does_not_stop_the_page(run: Run) -> None:
+    broken = dataclasses.replace(run["belief_collapse"], summary="bad \ud800 text")
+    text = render(dataclasses.replace(run, results={"belief_collapse": broken}))
+    text.encode("utf-8")
+    assert "bad ? text" in text
+
+
+def test_numbers_per_layer(run: Run) -> None:
+    table = tables.by_layer(run["head_sync"])
+    assert table is not None
+    assert [name for name, _ in table.groups] == [
+        "",
+        "first position: keep",
+        "first position: drop",
+        "by category, first position: drop",
+    ]
+    assert table.header[:4] == ("layer", "value", "interval", "independent heads")
+    assert len(table.rows) == 6
+    assert sum(width for _, width in table.groups) == len(table.header) == len(table.rows[0])
+    value = float(
+        run["head_sync"].data["order_parameter"].sel(category="all", first_position="keep", layer=2)
+    )
+    assert float(table.rows[2][1]) == pytest.approx(value, abs=6e-4)
+
+
+def test_heads_are_averaged_in_the_table_and_it_says_so(run: Run) -> None:
+    table = tables.by_layer(run["attention_entropy"])
+    assert table is not None
+    assert table.caption == "attention entropy, mean over heads (nats)"
+    assert "heads from, to" in table.header
+
+
+def test_the_method_names_parameters_baselines_and_nulls(run: Run) -> None:
+    said = tables.method(run["phase_coherence"])
+    assert "circle = full and first_position = both" in said
+    assert "uniform causal, random weights" in said
+    assert "permuted keys" in said
+    assert "below 0.05 does not count" in said
+
+
+def test_provenance_is_json(read: Reader, run: Run) -> None:
+    assert json.loads(tables.provenance_json(run.provenance))["seed"] == 0
+    assert '"weights_fingerprint": "5af571cbf074e6d2"' in read.text
+
+
+def test_the_notebook_view_is_one_frame(run: Run, tmp_path: Path) -> None:
+    view = show(run["phase_coherence"])
+    frame = Reader(view._repr_html_())
+    ((tag, attrs),) = frame.tags
+    assert tag == "iframe"
+    assert attrs["sandbox"] == "allow-scripts"
+    assert attrs["srcdoc"] == view.page
+    assert view.save(tmp_path / "view.html").read_text(encoding="utf-8") == view.page
+    assert "Worth patching" not in Reader(view.page).text
+    assert len(repr(view)) < 200
+
+
+def test_the_notebook_view_without_a_run_says_what_it_lacks(run: Run) -> None:
+    alone = dataclasses.replace(run["phase_coherence"], exhibits=None)
+    text = Reader(show(alone).page).text
+    assert "This run kept no attention patterns" in text
+
+
+def test_the_notebook_view_of_a_run_is_the_report(run: Run, html: str) -> None:
+    assert show(run).page == html
