@@ -86,7 +86,7 @@ class Facts:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the facts as plain data for a provenance record."""
-        return asdict(self)
+        return {**asdict(self), "sliding_windows": list(self.sliding_windows)}
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,372 @@
+"""What every adapter does: facts, signals in one form whatever the host, passes that leave no trace.
+
+The form is the same everywhere: float32 or float64, real tokens first (a left-padded batch is
+moved), padding and everything above a causal diagonal set to zero (attention scores: to minus
+infinity), grouped keys and values repeated for the query heads that share them.
+"""
+
+from __future__ import annotations
+
+import abc
+import warnings
+from collections.abc import Callable, Collection, Container, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from resonance_lens.errors import AdapterError, unknown
+from resonance_lens.facts import SITE_AXES, Batch, Facts
+from resonance_lens.signal import Signal
+
+Wanted = Mapping[int, Collection[str]]
+"""Sites wanted at each layer."""
+
+Receive = Callable[[Signal], None]
+
+Hook = tuple[str, Callable[..., Any]]
+"""Name of a hook point and a function of its value and itself, as TransformerLens takes them."""
+
+HOOK_NAMES: dict[str, str] = {
+    "pattern": "attn.hook_pattern",
+    "scores": "attn.hook_attn_scores",
+    "q": "attn.hook_q",
+    "k": "attn.hook_k",
+    "v": "attn.hook_v",
+    "z": "attn.hook_z",
+    "rot_q": "attn.hook_rot_q",
+    "rot_k": "attn.hook_rot_k",
+    "head_out": "attn.hook_result",
+    "resid_pre": "hook_resid_pre",
+    "resid_mid": "hook_resid_mid",
+    "resid_post": "hook_resid_post",
+    "attn_out": "hook_attn_out",
+    "mlp_out": "hook_mlp_out",
+    "mlp_post": "mlp.hook_post",
+}
+"""The legacy hook name of each site below ``blocks.<layer>.``: every TransformerLens resolves these."""
+
+GROUPED_SITES = ("k", "v", "rot_k")
+
+
+class Adapter(abc.ABC):
+    """Serves the sites of one host as `Signal` objects.
+
+    Attributes
+    ----------
+    facts
+        What is true of the model.
+    tokenizer
+        The host's tokenizer, or ``None``.
+    runs
+        Whether passes can be made; a cache holds one pass and can make no other.
+    """
+
+    facts: Facts
+    tokenizer: Any = None
+    runs: bool = True
+
+    @classmethod
+    @abc.abstractmethod
+    def matches(cls, host: object) -> bool:
+        """Return whether ``host`` is one that this adapter serves."""
+
+    @abc.abstractmethod
+    def why_not(self, site: str, layer: int) -> str | None:
+        """Return why a site cannot be served at a layer, or ``None`` if it can."""
+
+    @abc.abstractmethod
+    def run(self, batch: Batch, wanted: Wanted, receive: Receive) -> None:
+        """Make one pass over ``batch`` and hand each wanted signal to ``receive`` as it arises.
+
+        Signals come in the order in which the model computes them, each valid only during the call.
+        """
+
+    @abc.abstractmethod
+    def readout(self, residual: Tensor) -> Tensor:
+        """Return the logits ``[..., d_vocab]`` of residual vectors ``[..., d_model]``.
+
+        The model's final norm is applied, once, then its unembedding with bias and soft cap.
+        """
+
+    def layers(self, sites: Collection[str]) -> tuple[int, ...]:
+        """Return the layers that serve every one of ``sites``.
+
+        Raises
+        ------
+        AdapterError
+            If a site is unknown, or no layer serves them all: why.
+        """
+        for site in sites:
+            if site not in SITE_AXES:
+                raise AdapterError(unknown("site", site, SITE_AXES))
+        reasons = {
+            layer: next((why for site in sites if (why := self.why_not(site, layer))), None)
+            for layer in range(self.facts.n_layers)
+        }
+        served = tuple(layer for layer, why in reasons.items() if why is None)
+        if not served:
+            raise AdapterError(str(reasons[self.facts.n_layers - 1 if "logits" in sites else 0]))
+        return served
+
+    def signal(self, site: str, layer: int, values: Tensor, batch: Batch) -> Signal:
+        """Return what the host gave at a site as a signal of the common form."""
+        facts = self.facts
+        values = _full(values)
+        axes = SITE_AXES[site]
+        if site in ("q", "k", "v", "z") and values.ndim == 3:
+            values = values.unflatten(-1, (-1, facts.d_head))  # [batch, token, head, d_head]
+        if values.ndim != len(axes):
+            raise AdapterError(
+                f"Site {site!r} of layer {layer} has axes ({', '.join(axes)}), but the host gave a "
+                f"tensor of shape {tuple(values.shape)}."
+            )
+        if site in GROUPED_SITES and values.shape[2] == facts.n_kv_heads != facts.n_heads:
+            values = values.repeat_interleave(facts.n_heads // facts.n_kv_heads, dim=2)
+        lengths = batch.lengths.to(values.device)
+        square = site in ("pattern", "scores")
+        if batch.padded and batch.padding_side == "left":
+            for dim in (2, 3) if square else (1,):
+                values = _to_front(values, lengths, dim)
+        steps = torch.arange(values.shape[-1 if square else 1], device=values.device)
+        keep: Tensor | None = None
+        if batch.padded:
+            real = steps < lengths[:, None]  # [batch, token]
+            if square:
+                keep = real[:, None, :, None] & real[:, None, None, :]  # [batch, 1, query, key]
+            else:
+                keep = real.reshape(*real.shape, *[1] * (values.ndim - 2))
+        if square and facts.causal and (batch.padded or site == "scores"):
+            # Without padding a softmax leaves exact zeros above the diagonal, which the proof
+            # of the adapter checks; scores hold whatever the host masks with.
+            causal = steps[:, None] >= steps  # [query, key]
+            keep = causal if keep is None else keep & causal
+        if keep is not None:
+            values = values.masked_fill(~keep, float("-inf") if site == "scores" else 0.0)
+        return Signal(values, axes, lengths=lengths if batch.padded else None, site=site, layer=layer)
+
+
+class ModelAdapter(Adapter):
+    """What the adapters of models that TransformerLens runs have in common.
+
+    Parameters
+    ----------
+    model
+        The model; it is not changed.
+    """
+
+    derived: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    """Hook points, below ``blocks.<layer>.``, from which `derive` makes a site whose own is silent."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.tokenizer = getattr(model, "tokenizer", None)
+        self.facts = self.read_facts(model)
+        self._firing: frozenset[str] | None = None
+
+    @staticmethod
+    @abc.abstractmethod
+    def read_facts(model: Any) -> Facts:
+        """Return what is true of the model."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model's inputs go."""
+        return torch.device(str(self.model.cfg.device or "cpu"))
+
+    @property
+    def firing(self) -> frozenset[str]:
+        """Names of the hook points that fire, of all that sites are read from.
+
+        Hosts have hook points that exist and never fire, so the first call makes a pass over two
+        tokens.
+        """
+        if self._firing is None:
+            self._firing = self._listen()
+        return self._firing
+
+    @staticmethod
+    def hook_name(site: str, layer: int) -> str:
+        """Return the name of the hook point that serves ``site`` at ``layer``."""
+        return f"blocks.{layer}.{HOOK_NAMES[site]}"
+
+    def sources(self, site: str, layer: int, present: Container[str]) -> tuple[str, ...]:
+        """Return the hook points that a site is read from: its own, or those that it derives from.
+
+        Parameters
+        ----------
+        site, layer
+            What is wanted.
+        present
+            Names of the hook points that can be read.
+        """
+        own = self.hook_name(site, layer)
+        others = tuple(f"blocks.{layer}.{name}" for name in self.derived.get(site, ()))
+        if own not in present and others and all(name in present for name in others):
+            return others
+        return (own,)
+
+    def derive(self, site: str, values: Sequence[Tensor]) -> Tensor:
+        """Return what is found at a site, given the values of its `sources`."""
+        return values[0]
+
+    def why_not(self, site: str, layer: int) -> str | None:
+        """Return why a site cannot be served at a layer, or ``None`` if it can."""
+        if site == "logits":
+            return None if layer == self.facts.n_layers - 1 else "Logits belong to the last layer."
+        if all(name in self.firing for name in self.sources(site, layer, self.firing)):
+            return None
+        facts, name = self.facts, self.hook_name(site, layer)
+        if site == "resid_mid" and facts.parallel:
+            return (
+                f"{facts.model_name} has no 'resid_mid' at layer {layer}: attention and MLP run in "
+                "parallel from 'resid_pre'; use 'attn_out' and 'mlp_out' instead."
+            )
+        if site in ("rot_q", "rot_k") and facts.rotary_dims is None:
+            return (
+                f"{facts.model_name} has no {site!r}: its positions are {facts.positions}, not rotary; "
+                f"use {site[-1]!r} instead."
+            )
+        return (
+            f"{facts.model_name} does not serve {site!r} at layer {layer}: on this host "
+            f"({facts.host}) the hook point {name} does not exist or does not fire."
+        )
+
+    def run(self, batch: Batch, wanted: Wanted, receive: Receive) -> None:
+        """Make one pass and hand out signals; see `Adapter.run`."""
+        hooks: list[Hook] = []
+        for layer, sites in wanted.items():
+            for site in sites:
+                if site != "logits":
+                    hooks += self._listeners(site, layer, batch, receive)
+        unembed = any("logits" in sites for sites in wanted.values())
+        output = self._forward(batch, hooks, unembed=unembed)
+        if unembed:
+            receive(self.signal("logits", self.facts.n_layers - 1, output.detach(), batch))
+
+    def logits(self, batch: Batch, hooks: Sequence[Hook] = ()) -> Tensor:
+        """Return the model's logits ``[batch, token, d_vocab]``, as the host gives them.
+
+        Parameters
+        ----------
+        batch
+            The prompts.
+        hooks
+            Hook names with functions of the value and the hook point, as TransformerLens takes them;
+            what a function returns replaces the value.
+        """
+        return self._forward(batch, hooks, unembed=True)
+
+    def forward(self, tokens: Tensor, mask: dict[str, Tensor], unembed: bool) -> Tensor:
+        """Run the model; without ``unembed`` the logits are not needed and may be skipped."""
+        values: Tensor = self.model(tokens, return_type="logits", **mask)
+        return values
+
+    def modules(self) -> Iterator[torch.nn.Module]:
+        """Yield every module of the model; some may come twice."""
+        yield from self.model.modules()
+
+    def readout(self, residual: Tensor) -> Tensor:
+        """Return logits through the model's own final norm and unembedding; see `Adapter.readout`."""
+        dtype = next(iter(self.model.parameters())).dtype
+        flat = residual.reshape(1, -1, residual.shape[-1]).to(self.device, dtype)
+        with torch.no_grad(), self._evaluating():
+            norm = getattr(self.model, "ln_final", None)
+            logits = self.cap(self.model.unembed(flat if norm is None else norm(flat)))
+        return _full(logits).reshape(*residual.shape[:-1], -1)
+
+    def cap(self, logits: Tensor) -> Tensor:
+        """Apply the soft cap or scale that the model puts on its logits, if it has one."""
+        return logits
+
+    def _listeners(self, site: str, layer: int, batch: Batch, receive: Receive) -> list[Hook]:
+        """Return hooks that make a signal of a site once all its sources have fired."""
+        names = self.sources(site, layer, self.firing)
+        found: dict[str, Tensor] = {}
+
+        def listen(values: Tensor, hook: Any, name: str) -> None:
+            found[name] = values.detach()
+            if len(found) == len(names):
+                values = self.derive(site, [found.pop(name) for name in names])
+                receive(self.signal(site, layer, values, batch))
+
+        return [(name, partial(listen, name=name)) for name in names]
+
+    def _listen(self) -> frozenset[str]:
+        names = {
+            f"blocks.{layer}.{name}"
+            for layer in range(self.facts.n_layers)
+            for names in (HOOK_NAMES.values(), *self.derived.values())
+            for name in names
+        }
+        names &= set(self.model.hook_dict)
+        batch = Batch(torch.arange(2)[None, :] % self.facts.d_vocab, torch.tensor([2]), (0,))
+        heard: set[str] = set()
+
+        def listen(values: Tensor, hook: Any, name: str) -> None:
+            heard.add(name)
+
+        def hear(names: Collection[str]) -> None:
+            hooks = [(name, partial(listen, name=name)) for name in names]
+            self._forward(batch, hooks, unembed=False)
+
+        try:
+            hear(names)
+        except NotImplementedError:  # no attention of this model can give each head's own output
+            hear([name for name in names if not name.endswith(HOOK_NAMES["head_out"])])
+        return frozenset(heard)
+
+    def _forward(self, batch: Batch, hooks: Sequence[Hook], *, unembed: bool) -> Tensor:
+        # A causal model with padding on the right needs no mask, and hosts that are given one
+        # take a slower way through attention.
+        masked = batch.padded and (batch.padding_side == "left" or not self.facts.causal)
+        mask = {"attention_mask": batch.attention_mask().to(self.device)} if masked else {}
+        with ExitStack() as stack:
+            stack.enter_context(torch.no_grad())
+            stack.enter_context(self._evaluating())
+            if any(name.endswith(HOOK_NAMES["head_out"]) for name, _ in hooks):
+                stack.enter_context(self._per_head_output())
+            stack.enter_context(self.model.hooks(fwd_hooks=list(hooks)))
+            return self.forward(batch.tokens.to(self.device), mask, unembed)
+
+    @contextmanager
+    def _per_head_output(self) -> Iterator[None]:
+        """Have the host compute each head's own output for the time of the block."""
+        before = bool(self.model.cfg.use_attn_result)
+        try:
+            with warnings.catch_warnings():
+                # That some layers cannot is no news: `why_not` says so where it is asked.
+                warnings.simplefilter("ignore")
+                self.model.set_use_attn_result(True)
+            yield
+        finally:
+            self.model.set_use_attn_result(before)
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        """Keep the model in evaluation mode for the time of the block, then every module as it was."""
+        training = [module for module in self.modules() if module.training]
+        for module in training:
+            module.training = False
+        try:
+            yield
+        finally:
+            for module in training:
+                module.training = True
+
+
+def _full(values: Tensor) -> Tensor:
+    """Return values in single precision, or in double precision if they have it."""
+    return values if values.dtype in (torch.float32, torch.float64) else values.float()
+
+
+def _to_front(values: Tensor, lengths: Tensor, dim: int) -> Tensor:
+    """Move each row's last ``lengths`` entries along ``dim`` to its beginning."""
+    width = values.shape[dim]
+    index = torch.arange(width, device=values.device) + (width - lengths[:, None])  # [batch, width]
+    index = index.clamp(max=width - 1)
+    shape = [1] * values.ndim
+    shape[0], shape[dim] = values.shape[0], width
+    return values.gather(dim, index.reshape(shape).expand_as(values))
