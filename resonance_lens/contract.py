@@ -21,16 +21,12 @@ from torch import Tensor
 from resonance_lens.errors import ParameterError, wrong_parameter
 from resonance_lens.facts import Facts
 from resonance_lens.features import Features, stack_layers
+from resonance_lens.prompts import EVERYTHING
+from resonance_lens.registry import EVIDENCE as EVIDENCE
 from resonance_lens.result import Result, Target, ViewSpec
 from resonance_lens.signal import Signal
 
 Evidence = Literal["measured", "proxy", "synthetic"]
-
-EVIDENCE: dict[str, str] = {
-    "measured": "the model's own activations on an axis that has an order",
-    "proxy": "measured, in a coordinate that we chose",
-    "synthetic": "computed in a basis that we invented",
-}
 
 NEEDS: dict[str, str] = {
     "forward": "a model that can be run, not only a cache of one pass",
@@ -178,7 +174,7 @@ class Accumulated:
     @property
     def groups(self) -> dict[str, np.ndarray[Any, np.dtype[np.bool_]]]:
         """Which rows belong to ``all`` and to each category, in order of appearance."""
-        groups = {"all": np.ones(len(self.prompt_ids), dtype=bool)}
+        groups = {EVERYTHING: np.ones(len(self.prompt_ids), dtype=bool)}
         for category in dict.fromkeys(c for c in self.categories if c is not None):
             groups[category] = np.array([c == category for c in self.categories])
         return groups

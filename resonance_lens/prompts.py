@@ -26,6 +26,9 @@ DEMO = "demo"
 SUFFIXES = (".jsonl", ".txt")
 PER_CATEGORY = 24
 
+EVERYTHING = "all"
+"""What results call all prompts together; no category can have this name."""
+
 
 @dataclass(frozen=True)
 class Prompt:
@@ -269,6 +272,10 @@ def _finish(prompts: list[Prompt]) -> list[Prompt]:
                 f"Prompts {first[prompt.id]} and {index} have the same id {prompt.id!r}; ids must be unique."
             )
         first[prompt.id] = index
+    if any(prompt.category == EVERYTHING for prompt in named):
+        raise PromptError(
+            f"No category can be called {EVERYTHING!r}, which stands for all prompts together; rename it."
+        )
     without = [index for index, prompt in enumerate(named) if prompt.category is None]
     if without and len(without) < len(named):
         index = without[0]

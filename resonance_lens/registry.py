@@ -10,26 +10,26 @@ import ast
 import dataclasses
 import functools
 import importlib
-import importlib.util
-import os
 import re
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from resonance_lens.errors import AnalysisError, PluginWarning, ResonanceLensError, unknown
+from resonance_lens.plugins import PLUGINS, Broken, cannot, left_out, package_of, source_of, survey
 
 if TYPE_CHECKING:
     from resonance_lens.contract import Analysis
 
-GROUP = "resonance_lens.analyses"
-"""Entry-point group under which a package declares an analysis class of its own."""
-
-PLUGINS = "RESONANCE_LENS_PLUGINS"
-"""Environment variable that restricts packages: ``none``, or names separated by commas."""
+EVIDENCE: dict[str, str] = {
+    "measured": "the model's own activations on an axis that has an order",
+    "proxy": "measured, in a coordinate that we chose",
+    "synthetic": "computed in a basis that we invented",
+}
+"""Levels of evidence, and what each means."""
 
 DECLARED = (
     "name",
@@ -75,25 +75,6 @@ class Entry:
     parameters: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Broken:
-    """An analysis of another package that cannot be used.
-
-    Attributes
-    ----------
-    name
-        What the package calls it.
-    package
-        The distribution, or several where they claim one name.
-    reason
-        One sentence.
-    """
-
-    name: str
-    package: str
-    reason: str
-
-
 def register(cls: A) -> A:
     """Add an analysis class to the registry, having checked what it declares.
 
@@ -128,7 +109,7 @@ def catalogue() -> dict[str, Entry]:
 
     What another package declares and cannot be used is left out, with one `PluginWarning` for each.
     """
-    points, broken = _survey()
+    points, broken = survey(_built_in())
     _warn(broken)
     entries = dict(_built_in())
     for name, point in points.items():
@@ -136,7 +117,7 @@ def catalogue() -> dict[str, Entry]:
     for name, cls in _registered.items():
         if name not in _built_in():
             theirs = name in points and points[name].module == cls.__module__
-            entries[name] = _describe(cls, _package(points[name]) if theirs else "this session")
+            entries[name] = _describe(cls, package_of(points[name]) if theirs else "this session")
     return entries
 
 
@@ -149,10 +130,10 @@ def usable_analyses() -> list[str]:
     """Import every analysis and return the names of those that can be used; a broken one is a warning."""
     broken = broken_plugins()
     _warn(broken)
-    left_out = {each.name for each in broken}
+    useless = {each.name for each in broken}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", PluginWarning)
-        return [name for name in catalogue() if name not in left_out]
+        return [name for name in catalogue() if name not in useless]
 
 
 def get_analysis(name: str) -> type[Analysis]:
@@ -167,32 +148,29 @@ def get_analysis(name: str) -> type[Analysis]:
     if name in _built_in():
         importlib.import_module(f"resonance_lens.analyses.{name}")
         return _registered[name]
-    if name in _registered:
-        return _registered[name]
-    points, broken = _survey()
+    points, broken = survey(_built_in())
     if name in points:
         return _load(points[name])
     for each in broken:
         if each.name == name:
             raise AnalysisError(each.reason)
-    for point in entry_points(group=GROUP):
-        if point.name == name:
-            raise AnalysisError(
-                f"The analysis {name!r} of {_package(point)} is left out, because {PLUGINS} is "
-                f"{os.environ.get(PLUGINS)!r}."
-            )
-    raise AnalysisError(unknown("analysis", name, [*_built_in(), *points, *_registered]))
+    if name in _registered:
+        return _registered[name]
+    excluded = left_out(name)
+    if excluded:
+        raise AnalysisError(excluded)
+    raise AnalysisError(unknown("analysis", name, {*_built_in(), *points, *_registered}))
 
 
 def broken_plugins() -> list[Broken]:
     """Import every other package's analysis, and return those that cannot be used, with the reason."""
-    points, broken = _survey()
+    points, broken = survey(_built_in())
     found = list(broken)
     for name, point in points.items():
         try:
             _load(point)
         except AnalysisError as error:
-            found.append(Broken(name=name, package=_package(point), reason=str(error)))
+            found.append(Broken(name=name, package=package_of(point), reason=str(error)))
     return found
 
 
@@ -235,7 +213,7 @@ def _wrong_texts(cls: type[Analysis]) -> str | None:
 
 
 def _wrong_names(cls: type[Analysis]) -> str | None:
-    from resonance_lens.contract import EVIDENCE, NEEDS
+    from resonance_lens.contract import NEEDS
     from resonance_lens.facts import SITE_AXES
 
     for key in ("sites", "needs", "baselines", "nulls", "undefined"):
@@ -344,73 +322,8 @@ def _is_registered(node: ast.ClassDef) -> bool:
 # Other packages --------------------------------------------------------------------------------
 
 
-def permitted(package: str) -> bool:
-    """Return whether ``RESONANCE_LENS_PLUGINS`` lets a package bring something."""
-    wanted = os.environ.get(PLUGINS)
-    return wanted is None or _plain(package) in {_plain(name) for name in wanted.split(",")}
-
-
-def _plain(package: str) -> str:
-    return re.sub(r"[-_.]+", "-", package.strip()).lower()
-
-
-def _survey() -> tuple[dict[str, EntryPoint], list[Broken]]:
-    """Return other packages' entry points by name, and those that metadata show to be broken."""
-    claims: dict[str, dict[str, EntryPoint]] = {}
-    for point in entry_points(group=GROUP):
-        if permitted(_package(point)):
-            claims.setdefault(point.name, {}).setdefault(_package(point), point)
-    points, broken = {}, []
-    for name, by_package in claims.items():
-        packages = sorted(by_package)
-        if name in _built_in():
-            reason = (
-                f"The package {' and '.join(packages)} declares an analysis {name!r}, which is one of "
-                "resonance_lens's own; it is left out."
-            )
-        elif len(packages) > 1:
-            reason = (
-                f"Two packages declare an analysis {name!r}: {' and '.join(packages)}; uninstall one, or "
-                f"set {PLUGINS} to the one that you want."
-            )
-        else:
-            try:
-                _source(by_package[packages[0]])
-            except (ImportError, ValueError, AttributeError) as error:
-                reason = _cannot(name, packages[0], error)
-            else:
-                points[name] = by_package[packages[0]]
-                continue
-        broken.append(Broken(name=name, package=", ".join(packages), reason=reason))
-    return points, broken
-
-
-def _source(point: EntryPoint) -> Path | None:
-    """Return the file that an entry point means, or ``None`` where only importing would tell.
-
-    Raises
-    ------
-    ImportError
-        If there is no such module.
-    """
-    if not point.pattern.match(point.value) or not point.attr:
-        raise ValueError(f"{point.value!r} is not of the form package.module:Class")
-    top, *rest = point.module.split(".")
-    spec = importlib.util.find_spec(top)  # a top-level name is found without importing it
-    if spec is None:
-        raise ModuleNotFoundError(f"No module named {top!r}")
-    if not rest:
-        return Path(spec.origin) if spec.origin and spec.origin.endswith(".py") else None
-    for folder in spec.submodule_search_locations or ():
-        stem = Path(folder, *rest)
-        for path in (stem.with_name(f"{stem.name}.py"), stem / "__init__.py"):
-            if path.is_file():
-                return path
-    return None
-
-
 def _entry_of(point: EntryPoint) -> Entry:
-    path, package = _source(point), _package(point)
+    path, package = source_of(point), package_of(point)
     if path is not None:
         try:
             return _read(path, point.name, package, point.attr)
@@ -419,22 +332,15 @@ def _entry_of(point: EntryPoint) -> Entry:
     return Entry(name=point.name, package=package)
 
 
-def _package(point: EntryPoint) -> str:
-    return point.dist.name if point.dist else "an unknown package"
-
-
-def _cannot(name: str, package: str, error: BaseException) -> str:
-    what = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-    return f"The analysis {name!r} of {package} cannot be used: {what}."
-
-
 def _load(point: EntryPoint) -> type[Analysis]:
-    package = _package(point)
+    package = package_of(point)
     try:
         cls: type[Analysis] = point.load()
     except (Exception, SystemExit) as error:  # whatever a third party's module raises is reported
-        raise AnalysisError(_cannot(point.name, package, error)) from error
+        raise AnalysisError(cannot(point.name, package, error)) from error
     if getattr(cls, "name", None) != point.name:
+        if _registered.get(getattr(cls, "name", "")) is cls:  # by its own decorator
+            del _registered[cls.name]
         raise AnalysisError(
             f"The package {package} declares an analysis {point.name!r}, but its class is called "
             f"{getattr(cls, 'name', None)!r}; use one name."
@@ -442,9 +348,25 @@ def _load(point: EntryPoint) -> type[Analysis]:
     try:
         return register(cls)
     except AnalysisError as error:
-        raise AnalysisError(_cannot(point.name, package, error)) from error
+        raise AnalysisError(cannot(point.name, package, error)) from error
 
 
 def _warn(broken: list[Broken]) -> None:
     for each in broken:
         warnings.warn(each.reason, PluginWarning, stacklevel=3)
+
+
+__all__ = [
+    "DECLARED",
+    "EVIDENCE",
+    "PLUGINS",
+    "RANGE",
+    "Broken",
+    "Entry",
+    "broken_plugins",
+    "catalogue",
+    "get_analysis",
+    "list_analyses",
+    "register",
+    "usable_analyses",
+]

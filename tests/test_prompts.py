@@ -418,3 +418,8 @@ def test_import_loads_neither_torch_nor_numpy() -> None:
         "sys.exit(bool({'torch', 'numpy', 'transformer_lens'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=DATA.parents[1]).returncode == 0
+
+
+def test_no_category_is_called_all() -> None:
+    with pytest.raises(PromptError, match="No category can be called 'all'"):
+        read_prompts({"all": ["One.", "Two."]})

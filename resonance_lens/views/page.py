@@ -14,6 +14,7 @@ from markupsafe import Markup
 
 from resonance_lens.errors import ResultError
 from resonance_lens.files import write_text
+from resonance_lens.registry import EVIDENCE
 from resonance_lens.result import Result, ViewSpec
 from resonance_lens.views import circuits, svg, tables
 from resonance_lens.views.build import build
@@ -22,7 +23,7 @@ from resonance_lens.views.content import Heads, Lines, Panel
 from resonance_lens.views.exhibits import Exhibit
 from resonance_lens.views.record import describe
 from resonance_lens.views.text import number, script_json, words
-from resonance_lens.views.theme import DARK, EVIDENCE, LIGHT, variables
+from resonance_lens.views.theme import DARK, LIGHT, variables
 
 if TYPE_CHECKING:
     from resonance_lens.runs import Run

@@ -126,6 +126,10 @@ def method(result: Result) -> str:
     if minimum is not None:
         headline = words(str(about.get("headline", "")))
         sentences.append(f"A difference in {headline} below {minimum:g} does not count as one.")
+    sentences.append(
+        "Bounds are 95 % over prompts, for one head or layer at a time; they are not corrected for the "
+        "number of heads."
+    )
     if about.get("source"):
         sentences.append(f"Definition: {str(about['source']).rstrip('.')}.")
     return " ".join(sentences)

@@ -4,13 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
-EVIDENCE: dict[str, str] = {
-    "measured": "the model's own activations on an axis that has an order",
-    "proxy": "measured, in a coordinate that we chose",
-    "synthetic": "computed in a basis that we invented",
-}
-"""What each level of evidence means. A test holds this equal to the contract's."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Theme:

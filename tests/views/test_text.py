@@ -6,10 +6,9 @@ import math
 
 import pytest
 
-from resonance_lens.contract import EVIDENCE as CONTRACT
 from resonance_lens.views.tables import aligned
 from resonance_lens.views.text import duration, listing, number, visible
-from resonance_lens.views.theme import DARK, EVIDENCE, LIGHT, Theme
+from resonance_lens.views.theme import DARK, LIGHT, Theme
 
 
 @pytest.mark.parametrize(
@@ -63,10 +62,6 @@ def test_durations() -> None:
 
 def test_listings() -> None:
     assert [listing(list(names)) for names in ("", "a", "ab", "abc")] == ["", "a", "a and b", "a, b and c"]
-
-
-def test_the_levels_of_evidence_are_those_of_the_contract() -> None:
-    assert EVIDENCE == CONTRACT
 
 
 def _contrast(one: str, other: str) -> float:

@@ -1,0 +1,289 @@
+"""How concentrated each head's attention is on the circle of positions, and where it points."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+import xarray as xr
+from numpy.typing import NDArray
+
+from resonance_lens.contract import Accumulated, Analysis, Evidence, Planted, Where, parameter
+from resonance_lens.dsp import attention
+from resonance_lens.dsp.circular import SMALLEST_RESULTANT
+from resonance_lens.features import Features
+from resonance_lens.labels import Labelled, rank_heads
+from resonance_lens.planting import attention_facts, peaked_rows, permuted_rows
+from resonance_lens.registry import register
+from resonance_lens.result import Result, Target, ViewSpec
+from resonance_lens.signal import Signal
+
+SMALLEST_FREE_WEIGHT = 1e-3
+"""A query that leaves less than this for keys beyond the first says nothing about where they lie."""
+
+
+@register
+@dataclass(frozen=True, kw_only=True)
+class PhaseCoherence(Analysis):
+    """How concentrated each head's attention is on the circle of positions, and where it points.
+
+    The keys that a query sees are laid out on a circle, the oldest at angle 0, and the query's
+    attention weights are added up as phasors: ``z_i = sum_j A_ij exp(i a_ij)`` with
+    ``a_ij = 2 pi j / (i + 1)``. The coherence ``R = abs(z)`` is 1 when all attention is on one key and
+    near 0 when it is spread evenly. It is a **proxy**: a position is given an angle by us; nothing
+    in the model turns.
+
+    Notes
+    -----
+    Raw coherence rises with depth in most models because attention parks on the first token. Read
+    ``first_position="drop"``, where that key is taken out, the weights are renormalised and the
+    circle closes over the keys that remain. A uniform row has coherence too at early queries:
+    ``coherence_uniform`` is that level over the same windows. The full circle puts the newest key
+    beside the oldest; the half circle (``a_ij = pi j / (i + 1)``) does not, and its uniform row has
+    R = 2/pi.
+    """
+
+    name: ClassVar[str] = "phase_coherence"
+    title: ClassVar[str] = "Concentration of attention on the circle of positions"
+    version: ClassVar[str] = "1"
+    sites: ClassVar[tuple[str, ...]] = ("pattern",)
+    evidence: ClassVar[Evidence] = "proxy"
+    baselines: ClassVar[tuple[str, ...]] = ("uniform_causal",)
+    nulls: ClassVar[tuple[str, ...]] = ("permuted_keys",)
+    minimum_effect: ClassVar[float] = 0.05
+    headline: ClassVar[str] = "coherence"
+    source: ClassVar[str] = (
+        "Resultant length of directional statistics (Mardia and Jupp 2000), weighted by attention; "
+        "null mean in closed form over permutations of the keys with the first key fixed."
+    )
+    undefined: ClassVar[tuple[str, ...]] = (
+        "coherence",
+        "squared",
+        "null",
+        "real",
+        "imag",
+        "centroid",
+        "uniform",
+    )
+
+    circle: str = parameter(
+        "full",
+        choices=("full", "half"),
+        help="lay the keys out on the whole circle or on half of it",
+    )
+    min_keys: int = parameter(
+        8, minimum=4, help="leave out queries that see fewer keys: their windows are too short"
+    )
+
+    @property
+    def min_tokens(self) -> int:
+        """A prompt needs at least one query that sees ``min_keys`` keys."""
+        return self.min_keys
+
+    def observe(self, signals: Mapping[str, Signal], where: Where) -> Features:
+        """Return the mean over queries of R, R^2, its null mean, the phasor and its place."""
+        pattern = signals["pattern"]
+        layer = where.layer if where.layer is not None else 0
+        seen = attention.window(
+            pattern, causal=where.facts.causal, sliding=where.facts.sliding_windows[layer]
+        )
+        sums = attention.moments(pattern, seen, self.circle)  # type: ignore[arg-type]
+        squares = attention.row_squares(pattern, seen)
+        laid = attention.angles(seen, self.circle)  # type: ignore[arg-type]
+        counts = pattern.mask("query")[:, None] & (seen.size >= self.min_keys)[:, None]
+
+        free = sums.free.clamp_min(SMALLEST_FREE_WEIGHT)
+        enough = counts & (sums.free >= SMALLEST_FREE_WEIGHT)
+        z = torch.stack([sums.phasor, sums.free_phasor / free], dim=1)  # [batch, 2, head, query]
+        valid = torch.stack([counts.expand_as(enough), enough], dim=1)
+        null = torch.stack(
+            [
+                attention.permuted_square(sums.first, sums.free, squares, laid.first, laid.rest, seen.free),
+                attention.permuted_square(
+                    torch.zeros_like(free),
+                    torch.ones_like(free),
+                    squares / free**2,
+                    torch.zeros_like(laid.first),
+                    laid.free_uniform,
+                    seen.free,
+                ),
+            ],
+            dim=1,
+        )
+        uniform = torch.stack(
+            [laid.uniform.abs() / seen.size, laid.free_uniform.abs() / seen.free.clamp_min(1)],
+            dim=1,
+        )  # [row, 2, query]
+        resultant = z.abs()
+        pointing = valid & (resultant > SMALLEST_RESULTANT)
+        mean = attention.mean_over_queries
+        return Features.of(
+            where.prompts,
+            rows={
+                "coherence": mean(resultant, valid),  # [prompt, 2, head]
+                "squared": mean(resultant**2, valid),
+                "null": mean(null, valid),
+                "real": mean(z.real, valid),
+                "imag": mean(z.imag, valid),
+                "centroid": mean(self._centroid(z, seen), pointing),
+                # Over the queries that each head's own mean is over.
+                "uniform": mean(uniform[:, :, None].expand_as(valid), valid),
+            },
+        )
+
+    def _centroid(self, z: torch.Tensor, seen: attention.Window) -> torch.Tensor:
+        """Return where each phasor points, as a distance back from the query in tokens."""
+        sizes = torch.stack([seen.size, seen.free.clamp_min(1)], dim=1)[:, :, None]  # [row, 2, 1, query]
+        turn = 2 * np.pi if self.circle == "full" else np.pi
+        back = sizes * (1 - z.angle() / turn) - 1
+        # Half a token of slack on both sides: the newest key is at 0, the oldest at size - 1.
+        return (back + 0.5).remainder(sizes) - 0.5
+
+    def conclude(self, seen: Accumulated) -> xr.Dataset:
+        """Return coherence, its baseline, and its square beside the mean square under permutation."""
+        rows = {name: np.moveaxis(v, 2, 1) for name, v in seen.plain.rows.items()}
+        dims = ("first_position", "layer", "head")
+        out = Labelled(seen, self.name)
+        out.add_mean("coherence", dims, rows["coherence"], "phase coherence R", "1", by_prompt=True)
+        out.add_mean(
+            "coherence_uniform", dims, rows["uniform"], "R of uniform attention", "1", interval=False
+        )
+        out.add_mean("coherence_squared", dims, rows["squared"], "mean square of R", "1")
+        out.add_mean(
+            "coherence_squared_null", dims, rows["null"],
+            "mean square of R with keys permuted", "1", interval=False,
+        )  # fmt: skip
+        out.add_mean(
+            "coherence_squared_effect", dims, rows["squared"] - rows["null"],
+            "mean square of R minus that with keys permuted", "1", by_prompt=True,
+        )  # fmt: skip
+        phasor = np.stack([_mean(rows["real"] + 1j * rows["imag"], m) for m in seen.groups.values()])
+        angle = np.where(abs(phasor) > SMALLEST_RESULTANT, np.mod(np.angle(phasor), 2 * np.pi), np.nan)
+        out.add(
+            "angle", ("category", *dims), angle,
+            "direction of the mean phasor (0 is the oldest key)", "rad",
+        )  # fmt: skip
+        out.add_mean("centroid", dims, rows["centroid"], "distance back that the phasor points to", "tokens")
+        return out.dataset()
+
+    def summary(self, result: Result) -> str:
+        """Return how many heads exceed the null by the minimum effect, without the first position."""
+        data = result.data.sel(category="all", first_position="drop")
+        above = data.coherence_squared_effect_low > self.minimum_effect
+        kept = result.data.coherence.sel(category="all", first_position="keep").mean("head")
+        dropped = data.coherence.mean("head")
+        return (
+            f"{int(above.sum())} of {above.size} heads are more concentrated than the same weights on "
+            f"permuted keys (mean R^2 higher by more than {self.minimum_effect}, lower 95 % bound over "
+            f"prompts, first position left out). From the first layer to the last, mean coherence goes "
+            f"from {float(kept[0]):.2f} to {float(kept[-1]):.2f} with the first position and from "
+            f"{float(dropped[0]):.2f} to {float(dropped[-1]):.2f} without it."
+        )
+
+    def views(self, result: Result) -> list[ViewSpec]:
+        """Return coherence over depth beside uniform attention, the map of effects, and patterns."""
+        best = tuple((t.layer, t.head) for t in self.targets(result, 6) if t.head is not None)
+        return [
+            ViewSpec(
+                kind="layer_lines",
+                title="Coherence over depth, with and without the first position",
+                says="Mean over heads of the coherence R at each layer, beside that of uniform attention "
+                "over the same windows.",
+                misleads="the first token collects attention: the line with it kept then shows the sink, "
+                "not concentration among the other tokens.",
+                variables=("coherence",),
+                references=("coherence_uniform",),
+                select={"category": "all"},
+                series="first_position",
+                limits=(0.0, 1.0),
+            ),
+            ViewSpec(
+                kind="layer_head_map",
+                title="Heads above the permuted-key null",
+                says="Mean R^2 of each head minus the mean R^2 of the same weights on permuted keys, first "
+                "position left out. Above zero: attention is on neighbouring keys.",
+                misleads="a head that looks one token back is concentrated in this sense for a trivial "
+                "reason; compare its centroid.",
+                variables=("coherence_squared_effect",),
+                select={"category": "all", "first_position": "drop"},
+                colours="diverging",
+            ),
+            ViewSpec(
+                kind="layer_head_map",
+                title="Direction of the mean phasor",
+                says="Where on the circle of positions each head points: 0 is the oldest key, going up "
+                "towards the newest.",
+                misleads="the newest and the oldest key are neighbours on the full circle.",
+                variables=("angle",),
+                select={"category": "all", "first_position": "drop"},
+                colours="cyclic",
+                limits=(0.0, 2 * float(np.pi)),
+            ),
+            ViewSpec(
+                kind="attention_heads",
+                title="The heads farthest above the null",
+                says="Attention of each query (row) to each key (column) on example prompts.",
+                misleads="one prompt is an illustration, not evidence.",
+                heads=best,
+            ),
+            ViewSpec(
+                kind="colored_tokens",
+                title="What these heads attend to",
+                says="How much attention each token receives, on average over the queries that see it.",
+                misleads="early tokens are seen by more queries, and the first one collects what heads "
+                "have no use for.",
+                heads=best,
+            ),
+        ]
+
+    def targets(self, result: Result, k: int) -> list[Target]:
+        """Return the heads that exceed the null most surely, by the lower bound of the effect."""
+        low = result.data.coherence_squared_effect_low.sel(category="all", first_position="drop")
+        return [
+            Target(
+                site="pattern",
+                layer=layer,
+                head=head,
+                score=score,
+                reason="mean R^2 above its permuted-key null (lower 95 % bound)",
+            )
+            for layer, head, score in rank_heads(low, k)
+        ]
+
+    def plant(self, rng: np.random.Generator) -> Planted:
+        """Return heads that look at one place of the window, beside heads that look everywhere."""
+        facts = attention_facts(n_layers=2, n_heads=3)
+        lengths = torch.tensor([24, 30, 36, 28, 40, 33])
+        narrow = peaked_rows(rng, facts, lengths, width=0.05, place=0.6)
+        broad = permuted_rows(rng, facts, lengths)
+
+        def expect(data: xr.Dataset) -> None:
+            effect = data.coherence_squared_effect_low.sel(category="all", first_position="drop")
+            assert float(effect.sel(layer=0).min()) > self.minimum_effect, "the peaked heads were not found"
+            assert float(effect.sel(layer=1).max()) < self.minimum_effect, "a head without a peak was found"
+            coherence = data.coherence.sel(category="all", first_position="drop", layer=0)
+            assert float(coherence.min()) > 0.8, "the peaked heads are not coherent"
+
+        return Planted([{"pattern": narrow}, {"pattern": broad}], lengths, facts, expect)
+
+    def null(self, rng: np.random.Generator) -> Planted:
+        """Return heads whose weights stand on keys in random order."""
+        facts = attention_facts(n_layers=2, n_heads=3)
+        lengths = torch.tensor([24, 30, 36, 28, 40, 33])
+        layers = [{"pattern": permuted_rows(rng, facts, lengths)} for _ in range(2)]
+
+        def expect(data: xr.Dataset) -> None:
+            low = data.coherence_squared_effect_low.sel(category="all")
+            assert not bool((low > self.minimum_effect).any()), "a head above its null was found in noise"
+
+        return Planted(layers, lengths, facts, expect)
+
+
+def _mean(values: NDArray[Any], members: NDArray[np.bool_]) -> NDArray[Any]:
+    """Return the mean over some prompts, those left out whose value is not-a-number."""
+    known = ~np.isnan(values[members])
+    with np.errstate(invalid="ignore"):
+        return np.asarray(np.where(known, values[members], 0).sum(0) / known.sum(0))

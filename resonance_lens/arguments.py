@@ -1,0 +1,161 @@
+"""The arguments of the command line: which there are, and what is said of those that there are not."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from resonance_lens import __version__
+from resonance_lens.errors import ResonanceLensError, nearest, unknown
+from resonance_lens.registry import EVIDENCE
+
+EXIT_CODES = """exit codes:
+  0    all went well
+  1    the model, or the adapter that reads it, failed its check
+  2    the input cannot be used: one sentence on standard error says why
+  130  interrupted: what was measured is kept, and a sentence says how to resume
+"""
+
+
+RUN_FILE = """a run file holds the same words, paths relative to it, and parameters as tables:
+
+  model = "smollm2-135m"
+  prompts = "prompts.jsonl"
+  analyses = ["phase_coherence", "head_sync"]
+  out = "results"
+
+  [parameters.phase_coherence]
+  circle = "half"
+
+further keys: seed, batch_tokens, prepend_bos, device, dtype, per_category, check
+"""
+
+
+class UsageError(ResonanceLensError):
+    """The command line itself is wrong."""
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are those of everything else here: one sentence."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        kwargs.setdefault("allow_abbrev", False)
+        super().__init__(*args, **kwargs)
+
+    def error(self, message: str) -> NoReturn:
+        """Raise `UsageError` with argparse's message."""
+        raise UsageError(f"{message[0].upper()}{message[1:]}; see `{self.prog} --help`.")
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Return the arguments; an option or command that does not exist is met with the nearest one.
+
+    Raises
+    ------
+    UsageError
+        If they cannot be understood.
+    """
+    parser, commands = make_parser()
+    word = next((word for word in argv if not word.startswith("-")), "")
+    if not word and not {"-h", "--help", "--version"} & set(argv):
+        raise UsageError(f"Name a command: {', '.join(commands)}; see `resonance-lens --help`.")
+    if word and word not in commands:
+        raise UsageError(unknown("command", word, commands))
+    arguments, rest = parser.parse_known_args(argv)
+    if rest:
+        options = [option for action in commands[word]._actions for option in action.option_strings]
+        kind = "option" if rest[0].startswith("-") else "argument"
+        raise UsageError(f"{word} takes no {kind} {rest[0]!r}.{nearest(rest[0].partition('=')[0], options)}")
+    return arguments
+
+
+def make_parser() -> tuple[Parser, dict[str, Parser]]:
+    """Return the parser, and those of its commands by name."""
+    parser = Parser(
+        prog="resonance-lens",
+        description="A signal-processing instrument for transformer internals.",
+        epilog=EXIT_CODES,
+    )
+    parser.add_argument("--version", action="version", version=f"resonance-lens {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    parsers: dict[str, Parser] = {}
+
+    def add(name: str, says: str, **kwargs: Any) -> Parser:
+        sub = parsers[name] = commands.add_parser(name, help=says, description=f"{says}.", **kwargs)
+        sub.set_defaults(command=name)
+        sub.add_argument("--json", action="store_true", help="print JSON")
+        return sub
+
+    levels = "".join(f"  {level:<10} {meaning}\n" for level, meaning in EVIDENCE.items())
+    sub = add("list", "List the analyses", epilog=f"levels of evidence:\n{levels}")
+    sub.add_argument(
+        "--broken",
+        action="store_true",
+        help="import the analyses of other packages, and list those that cannot be used, with the reason",
+    )
+
+    add("models", "List the models that can be loaded by name")
+
+    sub = add("run", "Measure prompts with several analyses in one pass", epilog=RUN_FILE)
+    sub.add_argument("model", metavar="MODEL", nargs="?", help="name or folder; see `resonance-lens models`")
+    sub.add_argument("--file", metavar="RUN.toml", help="take what is not given here from a run file")
+    sub.add_argument("--prompts", metavar="FILE", help="a .jsonl or .txt file, or demo for the shipped set")
+    sub.add_argument("--per-category", type=int, metavar="N", help="only N demo prompts of each category")
+    sub.add_argument("--analyses", metavar="A,B", help="names separated by commas, or all (default)")
+    sub.add_argument(
+        "--set", action="append", metavar="ANALYSIS.PARAMETER=VALUE", help="may be given several times"
+    )
+    sub.add_argument(
+        "--out",
+        metavar="DIR",
+        help="folder for the results; a run that was stopped resumes if it is given again with the same "
+        "folder (default: a new folder ./MODEL-YYYYMMDD-HHMMSS)",
+    )
+    sub.add_argument("--seed", type=int, metavar="N", help="of everything random (default 0)")
+    sub.add_argument(
+        "--batch-tokens",
+        type=int,
+        metavar="N",
+        help="tokens of one pass, padding included: lower it if memory runs out (default 2048)",
+    )
+    sub.add_argument(
+        "--prepend-bos",
+        action=argparse.BooleanOptionalAction,
+        help="put a beginning-of-sequence token before each text (default: as the model is used to)",
+    )
+    sub.add_argument(
+        "--no-check",
+        dest="check",
+        action="store_const",
+        const=False,
+        help="skip the proof that the sites are read as they should be",
+    )
+    sub.add_argument(
+        "--plan", action="store_true", help="say passes, hooks, memory and files, and measure nothing"
+    )
+    _add_model_options(sub)
+
+    sub = add("report", "Write one self-contained HTML page of a run")
+    sub.add_argument("folder", metavar="RUN_DIR", help="folder of a run")
+    sub.add_argument("--out", metavar="FILE.html", help="where to write it (default: RUN_DIR/report.html)")
+    sub.add_argument("--verbose", action="store_true", help="show what libraries say")
+
+    sub = add("compare", "Say what differs between two runs, and how surely")
+    sub.add_argument("a", metavar="RUN_A", help="folder of the first run")
+    sub.add_argument("b", metavar="RUN_B", help="folder of the second run; differences are B minus A")
+    sub.add_argument("--out", metavar="FILE.csv", help="write every difference with its interval")
+    sub.add_argument("--seed", type=int, default=0, metavar="N", help="of the resampling (default 0)")
+
+    sub = add("check-model", "Prove that the sites of a model are read as they should be")
+    sub.add_argument("model", metavar="MODEL", help="name or folder")
+    _add_model_options(sub)
+    return parser, parsers
+
+
+def _add_model_options(sub: Parser) -> None:
+    sub.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1 or mps")
+    sub.add_argument("--dtype", metavar="NAME", help="float32 (default), bfloat16 or float16")
+    sub.add_argument("--quiet", action="store_true", help="no progress on standard error")
+    sub.add_argument("--verbose", action="store_true", help="show what libraries say")

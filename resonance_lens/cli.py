@@ -1,0 +1,252 @@
+"""The command line. Nothing heavy is imported before a command needs it."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import logging
+import math
+import os
+import shlex
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from resonance_lens.arguments import parse
+from resonance_lens.errors import AdapterError, PluginWarning, ResonanceLensError
+
+OK, FAILED_CHECK, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code.
+
+    Parameters
+    ----------
+    argv
+        The arguments, without the name of the program; those of the process if not given.
+    """
+    argv = sys.argv[1:] if argv is None else list(argv)
+    try:
+        with _notices():
+            arguments = parse(argv)
+            code = COMMANDS[arguments.command](arguments, argv)
+        sys.stdout.flush()
+        return code
+    except AdapterError as error:
+        _say(str(error))
+        return FAILED_CHECK
+    except ResonanceLensError as error:
+        _say(str(error))
+        return BAD_INPUT
+    except KeyboardInterrupt as error:
+        _say(str(error) or "Interrupted.")
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
+
+
+# The commands ----------------------------------------------------------------------------------
+
+
+def list_command(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
+    """List the analyses."""
+    from resonance_lens import listings, registry
+
+    if arguments.broken:
+        broken = registry.broken_plugins()
+        data: Any = [dataclasses.asdict(each) for each in broken]
+        return _print(arguments, data, listings.broken_text(broken))
+    entries = registry.list_analyses()
+    return _print(arguments, [dataclasses.asdict(e) for e in entries], listings.analyses_text(entries))
+
+
+def models_command(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
+    """List the models."""
+    from resonance_lens import listings
+    from resonance_lens.models import list_models
+
+    models = list_models()
+    return _print(arguments, [dataclasses.asdict(m) for m in models], listings.models_text(models))
+
+
+def run_command(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
+    """Measure prompts, or say what that would cost."""
+    from resonance_lens import listings, settings
+
+    told = settings.from_arguments(arguments)
+    prompts = told.read_prompts()
+    progress = not arguments.quiet
+    with _quiet_libraries(arguments.verbose):
+        from resonance_lens import engine, models
+
+        chosen = engine.choose_analyses(told.analyses, told.parameters)
+        model = models.load_model(told.model, device=told.device, dtype=told.dtype, progress=progress)
+        if arguments.plan:
+            plan = engine.plan(model, prompts, chosen, **told.passes())
+        else:
+            with _folder(told.out, argv, named=told.named, quiet=arguments.quiet):
+                run = engine.run(
+                    model,
+                    prompts,
+                    chosen,
+                    **told.passes(),
+                    seed=told.seed,
+                    check=told.check,
+                    progress=progress,
+                )
+    if arguments.plan:
+        return _print(arguments, plan.as_dict(), str(plan))
+    return _print(arguments, listings.run_data(run, told.out), listings.run_text(run, told.out))
+
+
+def report_command(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
+    """Write the page of a run."""
+    from resonance_lens.runs import Run
+
+    folder = Path(arguments.folder)
+    with _quiet_libraries(arguments.verbose):
+        path = Run.load(folder).report(Path(arguments.out or folder / "report.html"))
+    url = path.resolve().as_uri()
+    return _print(arguments, {"path": str(path), "url": url}, f"{path}\nopen {url}")
+
+
+def compare_command(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
+    """Say what differs between two runs."""
+    from resonance_lens import listings
+    from resonance_lens.comparison import compare
+    from resonance_lens.files import write_text
+    from resonance_lens.runs import Run
+
+    a, b = (Run.load(Path(folder)) for folder in (arguments.a, arguments.b))
+    compared = compare(a, b, seed=arguments.seed)
+    for name in {*a, *b} - set(compared):
+        _say(f"{name} is left out: not both runs have it with numbers for each prompt.")
+    if arguments.out:
+        write_text(Path(arguments.out), listings.comparison_csv(compared))
+    return _print(arguments, listings.comparison_data(compared), listings.comparison_text(compared))
+
+
+def check_model_command(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
+    """Prove that the sites of a model are read as they should be."""
+    from resonance_lens import listings
+
+    with _quiet_libraries(arguments.verbose):
+        from resonance_lens import hooks, models
+
+        model = models.load_model(
+            arguments.model,
+            device=arguments.device,
+            dtype=arguments.dtype,
+            progress=not arguments.quiet,
+        )
+        adapter = hooks.attach(model)
+        proofs = hooks.prove(adapter)
+    data = listings.checks_data(adapter.facts, proofs)
+    _print(arguments, data, listings.checks_text(adapter.facts, proofs))
+    return OK if data["ok"] else FAILED_CHECK
+
+
+COMMANDS = {
+    "list": list_command,
+    "models": models_command,
+    "run": run_command,
+    "report": report_command,
+    "compare": compare_command,
+    "check-model": check_model_command,
+}
+
+# What they print, and where --------------------------------------------------------------------
+
+
+def _print(arguments: argparse.Namespace, data: Any, text: str) -> int:
+    print(json.dumps(_plain(data), indent=2, ensure_ascii=False) if arguments.json else text)
+    return OK
+
+
+def _plain(data: Any) -> Any:
+    """Return data as JSON has it: numbers that are not finite are null."""
+    if isinstance(data, float):
+        return data if math.isfinite(data) else None
+    if isinstance(data, dict):
+        return {key: _plain(value) for key, value in data.items()}
+    return [_plain(value) for value in data] if isinstance(data, list | tuple) else data
+
+
+def _say(sentence: str) -> None:
+    print(f"resonance-lens: {sentence}", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def _notices() -> Iterator[None]:
+    """Show our own warnings, about plug-ins, as sentences, each once."""
+    shown = set()
+
+    def show(message: Any, category: type[Warning], *rest: Any, **named: Any) -> None:
+        if issubclass(category, PluginWarning):
+            if str(message) not in shown:
+                _say(f"warning: {message}")
+            shown.add(str(message))
+        else:
+            usual(message, category, *rest, **named)
+
+    with warnings.catch_warnings():
+        usual = warnings.showwarning
+        warnings.showwarning = show
+        warnings.filterwarnings("always", category=PluginWarning)
+        yield
+
+
+@contextlib.contextmanager
+def _quiet_libraries(verbose: bool) -> Iterator[None]:
+    """Keep what torch, transformers and TransformerLens say off the screen, or all of it on stderr."""
+    if verbose:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+        return
+    for name in ("TRANSFORMERS_VERBOSITY", "HF_HUB_VERBOSITY"):
+        os.environ.setdefault(name, "error")
+    loggers = {logging.getLogger(): logging.ERROR, logging.getLogger("resonance_lens"): logging.WARNING}
+    before = {logger: logger.level for logger in loggers}
+    try:
+        for logger, level in loggers.items():
+            logger.setLevel(level)
+        with warnings.catch_warnings(), open(os.devnull, "w") as nowhere:
+            warnings.simplefilter("ignore")
+            warnings.filterwarnings("always", category=PluginWarning)
+            with contextlib.redirect_stdout(nowhere):
+                yield
+    finally:
+        for logger, level in before.items():
+            logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def _folder(out: Path, argv: Sequence[str], *, named: bool, quiet: bool) -> Iterator[None]:
+    """Say what is resumed, and how to resume, and leave no empty folder behind."""
+    kept = out / "partial" / "features.zip"
+    existed = out.exists()
+    if not quiet and (out / "run.json").exists():
+        _say(f"{out} already holds a finished run; nothing is measured again.")
+    elif not quiet and kept.exists():
+        _say(f"Resuming the run in {out}.")
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not kept.exists():
+            raise KeyboardInterrupt("Interrupted before anything was measured.") from None
+        again = shlex.join(["resonance-lens", *argv, *(() if named else ("--out", str(out)))])
+        raise KeyboardInterrupt(f"Interrupted; {out} keeps what was measured. To resume: {again}") from None
+    finally:
+        for folder in (out / "partial", *(() if existed else (out,))):
+            with contextlib.suppress(OSError):  # missing, or not empty
+                folder.rmdir()
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

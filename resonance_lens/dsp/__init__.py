@@ -1,0 +1,1 @@
+"""Signal processing: batched functions of tensors and signals that never see a model."""

@@ -1,0 +1,156 @@
+"""One batch through one host: signals go to every analysis that wants them, layer by layer.
+
+A signal lives only until the analyses that wait for it have seen it, so that nothing keeps an
+attention pattern longer than its layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+
+from resonance_lens.batches import front_tokens
+from resonance_lens.contract import Analysis, Where
+from resonance_lens.errors import ActivationError, AnalysisError
+from resonance_lens.facts import Batch
+from resonance_lens.features import Features
+from resonance_lens.hooks.adapter import Adapter
+from resonance_lens.signal import Signal
+
+SMALLEST_ROW_SUM = 0.5
+"""A softmax sums to one in any precision; far below it is none."""
+
+
+@dataclass
+class _Layer:
+    """The signals of a layer that have come, and the analyses that still wait for some."""
+
+    signals: dict[str, Signal] = field(default_factory=dict)
+    waiting: list[Analysis] = field(default_factory=list)
+
+
+def layers_of(adapter: Adapter, analyses: Sequence[Analysis]) -> dict[str, tuple[int, ...]]:
+    """Return for each analysis the layers that serve all its sites, or raise `AdapterError`."""
+    return {analysis.name: adapter.layers(analysis.sites) for analysis in analyses}
+
+
+def observe_batch(
+    adapter: Adapter,
+    batch: Batch,
+    analyses: Sequence[Analysis],
+    layers: Mapping[str, tuple[int, ...]],
+    condition: str = "plain",
+) -> dict[str, Features]:
+    """Run one batch and return the joined features of each analysis.
+
+    Raises
+    ------
+    ActivationError
+        If an activation is not a number or infinite: the site and the layer are named.
+    AnalysisError
+        If an analysis returns such a number from activations that are all finite.
+    """
+    where = Where(
+        facts=adapter.facts,
+        layer=None,
+        layers=(),
+        prompts=batch.prompts,
+        lengths=batch.lengths,
+        tokens=front_tokens(batch),
+        condition=condition,
+        readout=adapter.readout,
+    )
+    pending: dict[int, _Layer] = {}
+    for analysis in analyses:
+        for layer in layers[analysis.name]:
+            pending.setdefault(layer, _Layer()).waiting.append(analysis)
+    seen: dict[str, dict[int, Features]] = {analysis.name: {} for analysis in analyses}
+
+    def receive(signal: Signal) -> None:
+        layer = signal.layer
+        assert layer is not None
+        here = pending[layer]
+        if signal.values.ndim == 3:
+            _require_finite(signal)
+        elif signal.site == "pattern":
+            _require_rows(signal)
+        here.signals[signal.site] = signal
+        ready = [a for a in here.waiting if all(site in here.signals for site in a.sites)]
+        for analysis in ready:
+            signals = {site: here.signals[site] for site in analysis.sites}
+            at = replace(where, layer=layer, layers=layers[analysis.name])
+            features = analysis.observe(signals, at)
+            if not _finite(features):
+                for each in signals.values():
+                    _require_finite(each)
+            if not _finite(features, analysis.undefined):
+                raise AnalysisError(
+                    f"{analysis.name} returned a number that is not finite at layer {layer}, from "
+                    "activations that are; this is an error in the analysis."
+                )
+            seen[analysis.name][layer] = features
+            here.waiting.remove(analysis)
+        wanted = {site for analysis in here.waiting for site in analysis.sites}
+        here.signals = {site: s for site, s in here.signals.items() if site in wanted}
+
+    wanted: dict[int, list[str]] = {}
+    for layer, here in pending.items():
+        wanted[layer] = sorted({site for analysis in here.waiting for site in analysis.sites})
+    adapter.run(batch, wanted, receive)
+
+    joined = {}
+    for analysis in analyses:
+        found = seen[analysis.name]
+        missing = [layer for layer in layers[analysis.name] if layer not in found]
+        if missing:
+            raise AnalysisError(
+                f"{analysis.name} received no signal at layer {missing[0]}: the host did not fire its hook."
+            )
+        ordered = [found[layer] for layer in layers[analysis.name]]
+        joined[analysis.name] = analysis.join(ordered, replace(where, layers=layers[analysis.name]))
+    return joined
+
+
+def _finite(features: Features, undefined: Collection[str] = ()) -> bool:
+    """Return whether all numbers are finite; rows that may be undefined are looked at for infinity."""
+    for name, values in features.rows.items():
+        bad = np.isinf(values) if name in undefined else ~np.isfinite(values)
+        if bad.any():
+            return False
+    arrays = [*features.sums.values(), *features.blocks.values()]
+    return all(np.isfinite(values).all() for values in arrays) and all(
+        bool(torch.isfinite(values).all())
+        for values in features.carry.values()
+        if isinstance(values, torch.Tensor)
+    )
+
+
+def _require_finite(signal: Signal) -> None:
+    values = signal.values
+    if signal.site == "scores":
+        values = values.masked_fill(values == float("-inf"), 0.0)
+    if bool(torch.isfinite(values).all()):
+        return
+    what = "not-a-number" if bool(values.isnan().any()) else "infinite"
+    raise ActivationError(
+        f"The activations of {signal.site!r} at layer {signal.layer} hold {what} values; "
+        "nothing measured from them would mean anything. Run the model in float32, or leave out the prompt."
+    )
+
+
+def _require_rows(pattern: Signal) -> None:
+    """Raise if the last query of a prompt attends to nothing: some hosts make zeros of not-a-number.
+
+    One row tells at no cost: what breaks in a causal model breaks for every later query.
+    """
+    last = pattern.prompt_lengths() - 1
+    rows = pattern.values[torch.arange(len(last), device=last.device), :, last]  # [batch, head, key]
+    if bool((rows.sum(-1) < SMALLEST_ROW_SUM).any()):
+        raise ActivationError(
+            f"The activations of 'pattern' at layer {pattern.layer} hold rows that are all zero, as a host "
+            "makes of not-a-number values; nothing measured from them would mean anything. Run the model "
+            "in float32, or leave out the prompt."
+        )

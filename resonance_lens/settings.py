@@ -1,0 +1,215 @@
+"""What a run is told: a TOML file and the options of the command line, in one shape."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import datetime
+import re
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from resonance_lens.errors import ParameterError, ResonanceLensError, unknown, wrong_parameter
+from resonance_lens.prompts import DEMO, Prompt, demo_prompts, read_prompts
+from resonance_lens.registry import get_analysis
+
+if TYPE_CHECKING:
+    from resonance_lens.contract import Analysis
+
+KINDS: dict[str, tuple[tuple[type, ...], str]] = {
+    "model": ((str,), "a string"),
+    "prompts": ((str, list, dict), "a file name, 'demo', a list of texts or a table of such lists"),
+    "analyses": ((str, list), "a string or a list of names"),
+    "out": ((str,), "a string"),
+    "seed": ((int,), "an integer"),
+    "batch_tokens": ((int,), "an integer"),
+    "prepend_bos": ((bool,), "true or false"),
+    "device": ((str,), "a string"),
+    "dtype": ((str,), "a string"),
+    "per_category": ((int,), "an integer"),
+    "check": ((bool,), "true or false"),
+    "parameters": ((dict,), "tables such as [parameters.phase_coherence]"),
+}
+"""Keys of a run file, and what each holds; on the command line the option of the same name."""
+
+
+class SettingsError(ResonanceLensError):
+    """A run file or an option cannot be used."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Everything that one run is told.
+
+    Attributes
+    ----------
+    model, prompts, analyses, parameters, seed, batch_tokens, prepend_bos, device, dtype, check
+        As `resonance_lens.run` takes them.
+    out
+        The folder for the results.
+    named
+        Whether the user named that folder; otherwise it is a new one in the current folder.
+    per_category
+        How many demo prompts of each category.
+    """
+
+    model: str
+    prompts: Any
+    analyses: list[str]
+    parameters: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    out: Path
+    named: bool = True
+    seed: int = 0
+    batch_tokens: int | None = None
+    prepend_bos: bool | None = None
+    device: str | None = None
+    dtype: str | None = None
+    per_category: int | None = None
+    check: bool = True
+
+    def read_prompts(self) -> list[Prompt]:
+        """Return the prompts; a string is a file, or ``demo``."""
+        if self.prompts == DEMO:
+            return demo_prompts(self.per_category)
+        if self.per_category is not None:
+            raise SettingsError(
+                "per_category is for the demo prompts; leave it out with prompts of your own."
+            )
+        return read_prompts(Path(self.prompts) if isinstance(self.prompts, str) else self.prompts)
+
+    def passes(self) -> dict[str, Any]:
+        """Return the arguments that `run` and `plan` share."""
+        given = {"prepend_bos": self.prepend_bos, "out": self.out}
+        return given if self.batch_tokens is None else given | {"batch_tokens": self.batch_tokens}
+
+
+def from_arguments(arguments: argparse.Namespace) -> Settings:
+    """Return the settings of a run: those of its file, overridden by the options that were given.
+
+    Raises
+    ------
+    ResonanceLensError
+        If a key, an analysis or a parameter does not exist, a value is of the wrong type, or there is
+        no model or no prompts.
+    """
+    values = {} if arguments.file is None else read_run_file(Path(arguments.file))
+    options = {key: getattr(arguments, key, None) for key in KINDS}
+    values |= {key: value for key, value in options.items() if value is not None}
+    for key, option in (("model", "MODEL"), ("prompts", "--prompts")):
+        if key not in values:
+            raise SettingsError(f"run needs {option}, or a run file with the key {key!r}.")
+    if values["model"].endswith(".toml"):
+        raise SettingsError(f"{values['model']!r} is a run file, not a model: give it with --file.")
+    if values.get("batch_tokens", 1) < 1:
+        needed = "an integer of at least 1"
+        raise ParameterError(wrong_parameter("run", "batch_tokens", needed, values["batch_tokens"]))
+    analyses = values.pop("analyses", "all")
+    names = analyses.split(",") if isinstance(analyses, str) else analyses
+    parameters = {name: dict(given) for name, given in values.pop("parameters", {}).items()}
+    for name, given in parse_assignments(arguments.set or ()).items():
+        parameters.setdefault(name, {}).update(given)
+    named = "out" in values
+    return Settings(
+        **{**values, "out": Path(values["out"]) if named else new_folder(values["model"])},
+        named=named,
+        parameters=parameters,
+        analyses=[name.strip() for name in names if name.strip()],
+    )
+
+
+def read_run_file(path: Path) -> dict[str, Any]:
+    """Return the keys of a run file; relative paths in it are relative to the file.
+
+    Raises
+    ------
+    SettingsError
+        If it cannot be read, is not TOML, or has a key or a type that it should not.
+    """
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+
+    try:
+        values: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise SettingsError(f"Cannot read the run file {str(path)!r}: {error.strerror}.") from error
+    except ValueError as error:  # not UTF-8, or not TOML: which, and where
+        raise SettingsError(f"The run file {str(path)!r} is not TOML: {error}.") from error
+    for key, value in values.items():
+        if key not in KINDS:
+            raise SettingsError(f"The run file {str(path)!r} is wrong. {unknown('key', key, KINDS)}")
+        kinds, wanted = KINDS[key]
+        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+            raise SettingsError(f"In the run file {str(path)!r}, {key} must be {wanted}; got {value!r}.")
+    for name, given in values.get("parameters", {}).items():
+        if not isinstance(given, dict):
+            raise SettingsError(
+                f"In the run file {str(path)!r}, parameters must be {KINDS['parameters'][1]}; got "
+                f"{name} = {given!r}."
+            )
+    if not all(isinstance(name, str) for name in values.get("analyses", ())):
+        raise SettingsError(f"In the run file {str(path)!r}, analyses must be {KINDS['analyses'][1]}.")
+    folder = path.parent
+    if isinstance(values.get("prompts"), str) and values["prompts"] != DEMO:
+        values["prompts"] = str(folder / values["prompts"])
+    if "out" in values:
+        values["out"] = str(folder / values["out"])
+    if "model" in values and (values["model"].startswith(".") or (folder / values["model"]).is_dir()):
+        values["model"] = str((folder / values["model"]).resolve())
+    return values
+
+
+def parse_assignments(texts: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Return parameters by analysis from texts such as ``phase_coherence.circle=half``.
+
+    Each value is read as the type of the parameter's default.
+
+    Raises
+    ------
+    ResonanceLensError
+        If a text is not of that form, or names an analysis or a parameter that does not exist.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for text in texts:
+        place, equals, value = text.partition("=")
+        analysis, dot, name = place.strip().partition(".")
+        if not (equals and dot and analysis and name):
+            raise SettingsError(
+                f"--set takes analysis.parameter=value, such as phase_coherence.circle=half; got {text!r}."
+            )
+        found.setdefault(analysis, {})[name] = _typed(get_analysis(analysis), name, value.strip())
+    return found
+
+
+def new_folder(model: str) -> Path:
+    """Return a folder name that is not taken: the model's, with date and time."""
+    name = re.sub(r"[^\w.-]+", "-", Path(model).name).strip("-.") or "model"
+    wanted = Path(f"{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}")
+    number = 1
+    folder = wanted
+    while folder.exists():
+        number += 1
+        folder = wanted.with_name(f"{wanted.name}-{number}")
+    return folder
+
+
+def _typed(cls: type[Analysis], name: str, text: str) -> Any:
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    if name not in fields:
+        raise ParameterError(unknown(f"parameter of {cls.name}", name, fields))
+    kind = type(fields[name].default)
+    if kind is bool and text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    if kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            pass
+    if kind is str:
+        return text
+    wanted = "true or false" if kind is bool else f"of type {kind.__name__}"
+    raise ParameterError(wrong_parameter(cls.name, name, wanted, text))

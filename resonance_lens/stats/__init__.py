@@ -1,0 +1,1 @@
+"""Inference over prompts: intervals and seeded random streams."""

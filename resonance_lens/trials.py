@@ -1,0 +1,293 @@
+"""Analyses tried on input made by hand, or on rows of tokens, through the engine's own functions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import reduce
+
+import torch
+import xarray as xr
+from torch import Tensor
+
+from resonance_lens.batches import Tokenized, require_long_enough
+from resonance_lens.contract import Accumulated, Analysis, Condition, Planted
+from resonance_lens.engine import conclude
+from resonance_lens.errors import AnalysisError
+from resonance_lens.facts import SITE_AXES, Batch
+from resonance_lens.features import Features
+from resonance_lens.hooks.adapter import Adapter, Receive, Wanted
+from resonance_lens.observing import layers_of, observe_batch
+from resonance_lens.prompts import Prompt
+from resonance_lens.result import Result
+from resonance_lens.signal import POSITION_AXES
+from resonance_lens.stats.streams import stream
+
+Rows = Sequence[Sequence[int]]
+"""Token ids of prompts."""
+
+
+class PlantedAdapter(Adapter):
+    """Serves arrays made by hand as a host would serve a model: batched, padded, layer by layer.
+
+    What a host leaves in the padding must not matter; here it is not-a-number.
+
+    Parameters
+    ----------
+    planted
+        The arrays, real tokens first.
+    dtype
+        Serve them in this type, instead of their own.
+    device
+        Serve them from this device.
+    """
+
+    def __init__(self, planted: Planted, *, dtype: torch.dtype | None = None, device: str = "cpu") -> None:
+        self.planted = planted
+        self.facts = planted.facts
+        self._dtype = dtype
+        self._device = device
+
+    @classmethod
+    def matches(cls, host: object) -> bool:
+        """Return whether ``host`` is planted."""
+        return isinstance(host, Planted)
+
+    def why_not(self, site: str, layer: int) -> str | None:
+        """Return why a site cannot be served at a layer, or ``None`` if it can."""
+        if site in self.planted.layers[layer]:
+            return None
+        return f"What was planted holds no {site!r} at layer {layer}."
+
+    def run(self, batch: Batch, wanted: Wanted, receive: Receive) -> None:
+        """Hand out the planted values of the prompts of ``batch``, layer by layer."""
+        for layer in sorted(wanted):
+            for site in wanted[layer]:
+                receive(self.signal(site, layer, self._as_served(site, layer, batch), batch))
+
+    def readout(self, residual: Tensor) -> Tensor:
+        """Return what the planted readout makes of residual vectors."""
+        if self.planted.readout is None:
+            raise AnalysisError("This analysis reads out logits, so what it plants needs a readout.")
+        return self.planted.readout(residual)
+
+    def tokens(self) -> list[list[int]]:
+        """Return ids of the right lengths; they stand for nothing."""
+        lengths = self.planted.lengths.tolist()
+        rngs = [stream(0, "planted", row) for row in range(len(lengths))]
+        d_vocab = self.facts.d_vocab
+        return [[int(i) for i in rng.integers(d_vocab, size=n)] for rng, n in zip(rngs, lengths, strict=True)]
+
+    def _as_served(self, site: str, layer: int, batch: Batch) -> Tensor:
+        """Return fresh values, with the padding on the side of the batch and nonsense in it."""
+        values = self.planted.layers[layer][site][list(batch.prompts)].to(self._device, self._dtype)
+        width = batch.tokens.shape[1]
+        dims = [dim for dim, axis in enumerate(SITE_AXES[site]) if axis in POSITION_AXES]
+        for dim in dims:
+            values = values.narrow(dim, 0, width)
+        values = values.clone()
+        for row, length in zip(values, batch.lengths.tolist(), strict=True):
+            for dim in dims:
+                row.narrow(dim - 1, length, width - length).fill_(float("nan"))
+            if batch.padding_side == "left":
+                at = [dim - 1 for dim in dims]
+                row.copy_(row.roll([width - length] * len(at), at))
+        return values
+
+
+def observe(
+    analysis: Analysis,
+    adapter: Adapter,
+    rows: Rows,
+    *,
+    batch_size: int | None = None,
+    padding_side: str = "right",
+    order: Sequence[int] | None = None,
+) -> list[Features]:
+    """Return the features of each batch.
+
+    Parameters
+    ----------
+    analysis
+        An instance, with its parameters.
+    adapter
+        What serves the signals.
+    rows
+        Token ids of the prompts.
+    batch_size
+        Prompts of one batch; all in one if not said.
+    padding_side
+        ``right`` or ``left``.
+    order
+        In which order the prompts are taken up.
+
+    Raises
+    ------
+    AnalysisError
+        If the analysis has conditions other than the plain one, which cannot be planted.
+    """
+    if analysis.design(adapter.facts).conditions != (Condition(),):
+        raise AnalysisError(
+            f"{analysis.name} runs its prompts under conditions of its own, which cannot be tried here."
+        )
+    indices = list(range(len(rows)) if order is None else order)
+    size = batch_size or len(indices)
+    layers = layers_of(adapter, [analysis])
+    pieces = []
+    for start in range(0, len(indices), size):
+        batch = make_batch(rows, indices[start : start + size], padding_side)
+        pieces.append(observe_batch(adapter, batch, [analysis], layers)[analysis.name])
+    return pieces
+
+
+def make_batch(rows: Rows, indices: Sequence[int], padding_side: str = "right") -> Batch:
+    """Return some of the prompts as one batch, padded with token 0."""
+    lengths = [len(rows[index]) for index in indices]
+    tokens = torch.zeros(len(indices), max(lengths), dtype=torch.long)
+    for place, (index, length) in enumerate(zip(indices, lengths, strict=True)):
+        start = tokens.shape[1] - length if padding_side == "left" else 0
+        tokens[place, start : start + length] = torch.tensor([int(i) for i in rows[index]])
+    return Batch(tokens, torch.tensor(lengths), tuple(indices), padding_side)
+
+
+def result_of(
+    analysis: Analysis,
+    adapter: Adapter,
+    rows: Rows,
+    *,
+    batch_size: int | None = None,
+    padding_side: str = "right",
+    order: Sequence[int] | None = None,
+    categories: Sequence[str | None] | None = None,
+    seed: int = 0,
+) -> Result:
+    """Return what an analysis concludes from prompts; parameters as in `observe`.
+
+    Raises
+    ------
+    PromptError
+        If a prompt is too short for the analysis.
+    """
+    require_long_enough([_tokenized(index, row) for index, row in enumerate(rows)], [analysis])
+    pieces = observe(analysis, adapter, rows, batch_size=batch_size, padding_side=padding_side, order=order)
+    features = reduce(Features.merge, pieces)
+    return concluded(analysis, adapter, features, categories=categories, seed=seed)
+
+
+def concluded(
+    analysis: Analysis,
+    adapter: Adapter,
+    features: Features,
+    *,
+    categories: Sequence[str | None] | None = None,
+    seed: int = 0,
+) -> Result:
+    """Return what an analysis concludes from features that have been merged."""
+    n_prompts = len(features.prompts)
+    seen = Accumulated(
+        features={"plain": features.sorted()},
+        facts=adapter.facts,
+        layers=layers_of(adapter, [analysis])[analysis.name],
+        prompt_ids=tuple(_name(index) for index in range(n_prompts)),
+        categories=tuple(categories or (None,) * n_prompts),
+        seed=seed,
+    )
+    return conclude(analysis, seen, {"model": adapter.facts.as_dict(), "seed": seed})
+
+
+def measure(
+    analysis: Analysis,
+    planted: Planted,
+    *,
+    batch_size: int | None = None,
+    padding_side: str = "right",
+    order: Sequence[int] | None = None,
+    dtype: torch.dtype | None = None,
+    device: str = "cpu",
+    seed: int = 0,
+) -> xr.Dataset:
+    """Return the data that an analysis concludes from planted input.
+
+    Parameters
+    ----------
+    analysis
+        An instance, with its parameters.
+    planted
+        From its ``plant`` or ``null``, or made by hand.
+    batch_size
+        Prompts of one batch; all in one if not said.
+    padding_side
+        ``right`` or ``left``.
+    order
+        In which order the prompts are taken up.
+    dtype, device
+        Of the activations.
+    seed
+        Of the resampling.
+    """
+    adapter = PlantedAdapter(planted, dtype=dtype, device=device)
+    return result_of(
+        analysis,
+        adapter,
+        adapter.tokens(),
+        batch_size=batch_size,
+        padding_side=padding_side,
+        order=order,
+        seed=seed,
+    ).data
+
+
+def part_of(
+    planted: Planted,
+    *,
+    prompts: Sequence[int] | None = None,
+    layers: Sequence[int] | None = None,
+    heads: Sequence[int] | None = None,
+    length: int | None = None,
+) -> Planted:
+    """Return planted input with only some of its prompts, layers and heads, cut to a length.
+
+    Attention that is not causal is cut to the keys that remain, and renormalised.
+    """
+    facts = planted.facts
+    kept_layers = list(range(facts.n_layers)) if layers is None else list(layers)
+    kept_prompts = list(range(len(planted.lengths))) if prompts is None else list(prompts)
+    lengths = planted.lengths[kept_prompts]
+    lengths = lengths if length is None else lengths.clamp(max=length)
+
+    def cut(site: str, values: Tensor) -> Tensor:
+        values = values[kept_prompts]
+        for dim, axis in enumerate(SITE_AXES[site]):
+            if axis == "head" and heads is not None:
+                values = values.index_select(dim, torch.tensor(list(heads)))
+            if axis in POSITION_AXES and length is not None:
+                values = values.narrow(dim, 0, min(length, values.shape[dim]))
+        if site == "pattern" and length is not None and not facts.causal:
+            values = values / values.sum(-1, keepdim=True).clamp_min(torch.finfo(values.dtype).tiny)
+        return values
+
+    n_heads = facts.n_heads if heads is None else len(heads)
+    return replace(
+        planted,
+        layers=[
+            {site: cut(site, values) for site, values in planted.layers[layer].items()}
+            for layer in kept_layers
+        ],
+        lengths=lengths,
+        facts=replace(
+            facts,
+            n_layers=len(kept_layers),
+            n_heads=n_heads,
+            n_kv_heads=min(facts.n_kv_heads, n_heads),
+            sliding_windows=tuple(facts.sliding_windows[layer] for layer in kept_layers),
+        ),
+    )
+
+
+def _name(index: int) -> str:
+    return f"prompt-{index:03d}"
+
+
+def _tokenized(index: int, row: Sequence[int]) -> Tokenized:
+    ids = tuple(int(i) for i in row)
+    return Tokenized(Prompt(text=None, tokens=ids, id=_name(index)), ids)

@@ -1,0 +1,1 @@
+"""Time and memory beside a bare forward pass: ``python -m tests.benchmarks``. Nothing here is asserted."""
