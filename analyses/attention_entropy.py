@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -71,21 +71,29 @@ class AttentionEntropy(Analysis):
         return self.min_keys
 
     def observe(self, signals: Mapping[str, Signal], where: Where) -> Features:
-        """Return means over queries of entropy, effective keys, sink mass and distance."""
+        """Carry the entropy of each attention row, and its sums over keys."""
         pattern = signals["pattern"]
-        layer = where.layer if where.layer is not None else 0
-        seen = attention.window(
-            pattern, causal=where.facts.causal, sliding=where.facts.sliding_windows[layer]
+        rows = attention.Rows.read(
+            pattern,
+            causal=where.facts.causal,
+            sliding=where.facts.sliding_windows[where.layer or 0],
+            circle="full",
         )
-        sums = attention.moments(pattern, seen, "full")
-        whole = attention.row_entropy(pattern, seen)  # [batch, head, query]
+        return Features.of(
+            where.prompts, carry=rows.carry(entropy=attention.row_entropy(pattern, rows.window))
+        )
+
+    def join(self, layers: Sequence[Features], where: Where) -> Features:
+        """Return means over queries of entropy, effective keys, sink mass and distance."""
+        rows = attention.Rows.fold([features.carry for features in layers])
+        sums, seen, whole = rows.moments, rows.window, rows.extra["entropy"]
         first = sums.first.clamp_min(0)
         free = sums.free.clamp_min(SMALLEST_FREE_WEIGHT)
         # Taking out the first key and renormalising: H' = (H + w0 ln w0) / W + ln W.
         rest = (whole + torch.special.xlogy(first, first)) / free + free.log()
         entropy = torch.stack([whole, rest], dim=1).clamp_min(0)  # [batch, 2, head, query]
 
-        query = torch.arange(pattern.size("query"), device=first.device)
+        query = torch.arange(first.shape[-1], device=first.device)
         mean_key = torch.stack([sums.position, sums.position / free], dim=1)
         distance = query - mean_key
         window_mean = seen.start + (seen.size - 1) / 2  # [row, query]
@@ -94,21 +102,23 @@ class AttentionEntropy(Analysis):
             [query - sums.free * free_mean[:, None], (query - free_mean)[:, None].expand_as(first)],
             dim=1,
         )
-        counts = pattern.mask("query")[:, None] & (seen.size >= self.min_keys)[:, None]
+        counts = (rows.real & (seen.size >= self.min_keys))[:, None]  # [batch, 1, query]
         enough = counts & (sums.free >= SMALLEST_FREE_WEIGHT)
         valid = torch.stack([counts.expand_as(enough), enough], dim=1)
         sizes = torch.stack([seen.size, seen.free.clamp_min(1)], dim=1).float()  # [row, 2, query]
         most = sizes.log()
         evenly = torch.stack([query - window_mean, query - free_mean], dim=1)  # [row, 2, query]
 
-        def mean(values: torch.Tensor) -> torch.Tensor:
+        def mean(values: torch.Tensor, counted: torch.Tensor = valid) -> torch.Tensor:
             # A baseline and a null are those of the queries that a head's own mean is over.
-            return attention.mean_over_queries(values.expand_as(valid), valid)
+            means = attention.mean_over_queries(values.expand_as(counted), counted)
+            return attention.unfold(means, len(layers))
 
+        whole_head = counts.expand_as(first)
         return Features.of(
             where.prompts,
             rows={
-                "entropy": mean(entropy),  # [prompt, 2, head]
+                "entropy": mean(entropy),  # [prompt, layer, 2, head]
                 "normalized": mean(entropy / most[:, :, None]),
                 "effective_keys": mean(entropy.exp()),
                 "distance": mean(distance),
@@ -116,10 +126,8 @@ class AttentionEntropy(Analysis):
                 "entropy_uniform": mean(most[:, :, None]),
                 "distance_uniform": mean(evenly[:, :, None]),
                 "keys": mean(sizes[:, :, None]),
-                "sink_mass": attention.mean_over_queries(first, counts),  # [prompt, head]
-                "sink_uniform": attention.mean_over_queries(
-                    (seen.holds_first / seen.size)[:, None].expand_as(counts), counts
-                ),  # [prompt, 1]
+                "sink_mass": mean(first, whole_head),  # [prompt, layer, head]
+                "sink_uniform": mean((seen.holds_first / seen.size)[:, None], whole_head),
             },
         )
 
@@ -159,13 +167,12 @@ class AttentionEntropy(Analysis):
             "distance minus that with keys permuted",
             "tokens",
         )
-        sink_uniform = np.broadcast_to(rows["sink_uniform"], rows["sink_mass"].shape)
         out.add_mean(
             "sink_mass", ("layer", "head"), rows["sink_mass"], "attention to the first key", "1",
             by_prompt=True,
         )  # fmt: skip
         out.add_mean(
-            "sink_mass_uniform", ("layer", "head"), sink_uniform,
+            "sink_mass_uniform", ("layer", "head"), rows["sink_uniform"],
             "uniform attention to the first key", "1", interval=False,
         )  # fmt: skip
         return out.dataset()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -19,6 +19,9 @@ from resonance_lens.registry import register
 from resonance_lens.result import Result, Target, ViewSpec
 from resonance_lens.signal import Signal
 from resonance_lens.stats.streams import stream
+
+ROWS_AT_ONCE = 128
+"""Distributions over the vocabulary that are held at one time."""
 
 
 @register
@@ -77,23 +80,13 @@ class BeliefCollapse(Analysis):
             raise AnalysisError(
                 "belief_collapse compares each layer with the last, and the last layer was not observed."
             )
-        vectors = [features.carry["vectors"] for features in layers]  # each [batch, positions, d_model]
-        final = where.readout(vectors[-1]).log_softmax(-1)  # [batch, positions, vocab]
-        final_probability = final.exp()
-        preferred = final.argmax(-1, keepdim=True)
-        negative_entropy = (final_probability * final).sum(-1)
-        rows: dict[str, list[torch.Tensor]] = {"entropy": [], "kl_to_final": [], "log_rank": []}
-        for vector in vectors:
-            lens = where.readout(vector).log_softmax(-1)
-            rank = (lens > lens.gather(-1, preferred)).sum(-1) + 1
-            cross = torch.einsum("bpv,bpv->bp", final_probability, lens)
-            rows["entropy"].append(-torch.einsum("bpv,bpv->bp", lens.exp(), lens).mean(-1))
-            rows["kl_to_final"].append((negative_entropy - cross).clamp_min(0).mean(-1))
-            rows["log_rank"].append(rank.double().log().mean(-1))
-        return Features.of(
-            where.prompts,
-            rows={name: torch.stack(values, dim=1) for name, values in rows.items()},  # [prompt, layer]
-        )
+        vectors = torch.stack([f.carry["vectors"] for f in layers])  # [layer, batch, positions, d_model]
+        n_layers, batch, positions, _ = vectors.shape
+        found = _compare_with_last(vectors.flatten(1, 2), where.readout)
+        rows = {
+            name: values.view(n_layers, batch, positions).mean(-1).T for name, values in found.items()
+        }  # [prompt, layer]
+        return Features.of(where.prompts, rows=rows)
 
     def conclude(self, seen: Accumulated) -> xr.Dataset:
         """Return the three quantities by layer, and the layer of the largest drop with its interval."""
@@ -258,6 +251,36 @@ class BeliefCollapse(Analysis):
             assert bool(np.isnan(data.collapse_layer).all()), "a collapse was found in noise"
 
         return Planted(layers, lengths, facts, expect, readout=lambda residual: residual)
+
+
+def _compare_with_last(
+    vectors: torch.Tensor, readout: Callable[[torch.Tensor], torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """Return entropy, divergence from the last layer and log rank of its first token, ``[layer, place]``.
+
+    Several layers are read out together: the unembedding is the largest matrix of most models, and
+    reading it from memory once for each layer would take most of the time.
+    """
+    n_layers, n_places, _ = vectors.shape
+    found = {
+        name: torch.empty(n_layers, n_places, dtype=torch.float64)
+        for name in ("entropy", "kl_to_final", "log_rank")
+    }
+    for places in torch.arange(n_places).split(ROWS_AT_ONCE):
+        final = readout(vectors[-1, places]).log_softmax(-1)  # [place, vocab]
+        probability = final.exp()
+        preferred = final.argmax(-1, keepdim=True)
+        negative_entropy = torch.linalg.vecdot(probability, final)
+        for some in torch.arange(n_layers).split(max(1, ROWS_AT_ONCE // len(places))):
+            lens = readout(vectors[some][:, places]).log_softmax(-1)  # [layer, place, vocab]
+            chosen = lens.gather(-1, preferred.expand(len(some), -1, -1))
+            rank = (lens > chosen).sum(-1) + 1
+            cross = torch.linalg.vecdot(probability, lens)
+            at = (some[:, None], places)
+            found["log_rank"][at] = rank.double().log().cpu()
+            found["kl_to_final"][at] = (negative_entropy - cross).clamp_min(0).double().cpu()
+            found["entropy"][at] = -torch.linalg.vecdot(lens.exp(), lens).double().cpu()
+    return found
 
 
 def spread_positions(lengths: torch.Tensor, count: int) -> torch.Tensor:

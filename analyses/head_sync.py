@@ -86,38 +86,18 @@ class HeadSync(Analysis):
         return self.min_keys
 
     def observe(self, signals: Mapping[str, Signal], where: Where) -> Features:
-        """Return synchrony within the layer, and carry each head's phase to `join`."""
+        """Carry the sums over keys of each attention row."""
         if where.facts.n_heads < 2:
             raise AnalysisError(
                 f"head_sync compares the heads of a layer, and {where.facts.model_name} has one head."
             )
-        pattern = signals["pattern"]
-        layer = where.layer if where.layer is not None else 0
-        seen = attention.window(
-            pattern, causal=where.facts.causal, sliding=where.facts.sliding_windows[layer]
+        rows = attention.Rows.read(
+            signals["pattern"],
+            causal=where.facts.causal,
+            sliding=where.facts.sliding_windows[where.layer or 0],
+            circle=self.circle,  # type: ignore[arg-type]
         )
-        sums = attention.moments(pattern, seen, self.circle)  # type: ignore[arg-type]
-        grid = query_grid(pattern.size("query"), self.min_keys)
-        # A head that leaves nothing for keys beyond the first has no direction there: zero.
-        beyond = sums.free_phasor * (sums.free >= SMALLEST_FREE_WEIGHT)
-        phasors = torch.stack([sums.phasor, beyond], dim=1)[..., grid]
-        units = circular.unit_phasors(phasors)  # [batch, 2, head, grid]
-        counts = pattern.mask("query")[:, grid] & (seen.size >= self.min_keys)[:, grid]  # [batch, grid]
-        weights = counts[:, None] * steps_of(grid)  # [batch, 1, grid]
-        resultant, n_pointing, independent = self._order(units)
-        pointing = weights * (n_pointing >= 2)
-        n_pairs = where.facts.n_heads * (where.facts.n_heads - 1)
-        consistency = own_pairs(units) / n_pairs
-        return Features.of(
-            where.prompts,
-            rows={
-                "order_parameter": _mean(resultant, pointing),  # [prompt, 2]
-                "independent": _mean(independent, pointing),
-                "consistency": _mean(consistency, weights.expand_as(consistency)),
-                "dispersion": _mean(circular.circular_deviation(resultant), pointing),
-            },
-            carry={"units": units * counts[:, None, None], "weights": weights},
-        )
+        return Features.of(where.prompts, carry=rows.carry())
 
     def _order(self, units: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return the order parameter of ``[..., head, grid]``, of how many heads, and by chance."""
@@ -129,21 +109,39 @@ class HeadSync(Analysis):
         return resultant, n, chance[n]
 
     def join(self, layers: Sequence[Features], where: Where) -> Features:
-        """Return synchrony across layers, pairs of heads, and the sums that pair heads across prompts."""
-        units = torch.stack([f.carry["units"] for f in layers], dim=2)  # [batch, 2, layer, head, grid]
-        weights = layers[0].carry["weights"]  # [batch, 1, grid]
-        counts = weights[:, 0] > 0
+        """Return synchrony in layers and across them, and the sums that pair heads across prompts."""
+        rows = attention.Rows.fold([features.carry for features in layers])
+        sums, seen = rows.moments, rows.window
+        grid = query_grid(sums.first.shape[-1], self.min_keys)
+        # A head that leaves nothing for keys beyond the first has no direction there: zero.
+        beyond = sums.free_phasor * (sums.free >= SMALLEST_FREE_WEIGHT)
+        phasors = torch.stack([sums.phasor, beyond], dim=1)[..., grid]
+        counts = (rows.real & (seen.size >= self.min_keys))[:, grid]  # [layer * batch, grid]
+        units = circular.unit_phasors(phasors) * counts[:, None, None]
+        units = attention.unfold(units, len(layers)).transpose(1, 2)  # [batch, 2, layer, head, grid]
+        counts = attention.unfold(counts, len(layers))  # [batch, layer, grid]
+        weights = counts * steps_of(grid)
+        resultant, n_pointing, independent = self._order(units)  # [batch, 2, layer, grid]
+        pointing = weights[:, None] * (n_pointing >= 2)
+        consistency = own_pairs(units) / (units.shape[3] * (units.shape[3] - 1))
+
         heads = units.flatten(2, 3)  # [batch, 2, all heads, grid]
-        network, n_pointing, independent = self._order(heads)
-        pointing = weights * (n_pointing >= 2)
-        weighted = heads * weights[:, :, None].sqrt()
+        # Queries that count at every layer are those that count across layers.
+        counts, weights = counts.all(1), weights.amin(1)  # [batch, grid]
+        network, n_network, network_independent = self._order(heads)
+        everywhere = weights[:, None] * (n_network >= 2)
+        weighted = heads * weights[:, None, None].sqrt()
         flat = weighted.permute(1, 2, 0, 3).flatten(2)  # [2, all heads, prompts * grid]
+        within = weights[:, None, None].expand_as(consistency)
         return Features.of(
             where.prompts,
             rows={
-                **{n: np.stack([f.rows[n] for f in layers], axis=1) for n in layers[0].rows},
-                "network": _mean(network, pointing),  # [prompt, 2]
-                "network_independent": _mean(independent, pointing),
+                "order_parameter": _mean(resultant, pointing).transpose(1, 2),  # [prompt, layer, 2]
+                "independent": _mean(independent, pointing).transpose(1, 2),
+                "consistency": _mean(consistency, within).transpose(1, 2),
+                "dispersion": _mean(circular.circular_deviation(resultant), pointing).transpose(1, 2),
+                "network": _mean(network, everywhere),  # [prompt, 2]
+                "network_independent": _mean(network_independent, everywhere),
                 "queries": counts.sum(-1),  # [prompt]
             },
             sums={

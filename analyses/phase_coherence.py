@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -84,16 +84,24 @@ class PhaseCoherence(Analysis):
         return self.min_keys
 
     def observe(self, signals: Mapping[str, Signal], where: Where) -> Features:
-        """Return the mean over queries of R, R^2, its null mean, the phasor and its place."""
+        """Carry the sums over keys of each attention row."""
         pattern = signals["pattern"]
-        layer = where.layer if where.layer is not None else 0
-        seen = attention.window(
-            pattern, causal=where.facts.causal, sliding=where.facts.sliding_windows[layer]
+        rows = attention.Rows.read(
+            pattern,
+            causal=where.facts.causal,
+            sliding=where.facts.sliding_windows[where.layer or 0],
+            circle=self.circle,  # type: ignore[arg-type]
         )
-        sums = attention.moments(pattern, seen, self.circle)  # type: ignore[arg-type]
-        squares = attention.row_squares(pattern, seen)
+        return Features.of(
+            where.prompts, carry=rows.carry(squares=attention.row_squares(pattern, rows.window))
+        )
+
+    def join(self, layers: Sequence[Features], where: Where) -> Features:
+        """Return the mean over queries of R, R^2, its null mean, the phasor and its place."""
+        rows = attention.Rows.fold([features.carry for features in layers])
+        sums, seen, squares = rows.moments, rows.window, rows.extra["squares"]
         laid = attention.angles(seen, self.circle)  # type: ignore[arg-type]
-        counts = pattern.mask("query")[:, None] & (seen.size >= self.min_keys)[:, None]
+        counts = (rows.real & (seen.size >= self.min_keys))[:, None]  # [batch, 1, query]
 
         free = sums.free.clamp_min(SMALLEST_FREE_WEIGHT)
         enough = counts & (sums.free >= SMALLEST_FREE_WEIGHT)
@@ -119,18 +127,21 @@ class PhaseCoherence(Analysis):
         )  # [row, 2, query]
         resultant = z.abs()
         pointing = valid & (resultant > SMALLEST_RESULTANT)
-        mean = attention.mean_over_queries
+
+        def mean(values: torch.Tensor, counted: torch.Tensor = valid) -> torch.Tensor:
+            return attention.unfold(attention.mean_over_queries(values, counted), len(layers))
+
         return Features.of(
             where.prompts,
             rows={
-                "coherence": mean(resultant, valid),  # [prompt, 2, head]
-                "squared": mean(resultant**2, valid),
-                "null": mean(null, valid),
-                "real": mean(z.real, valid),
-                "imag": mean(z.imag, valid),
+                "coherence": mean(resultant),  # [prompt, layer, 2, head]
+                "squared": mean(resultant**2),
+                "null": mean(null),
+                "real": mean(z.real),
+                "imag": mean(z.imag),
                 "centroid": mean(self._centroid(z, seen), pointing),
                 # Over the queries that each head's own mean is over.
-                "uniform": mean(uniform[:, :, None].expand_as(valid), valid),
+                "uniform": mean(uniform[:, :, None].expand_as(valid)),
             },
         )
 
