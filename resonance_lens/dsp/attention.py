@@ -169,7 +169,8 @@ class Rows:
 
 def unfold(values: Tensor, n_layers: int) -> Tensor:
     """Return ``[batch, layer, ...]`` from ``[layer * batch, ...]``."""
-    return values.unflatten(0, (n_layers, -1)).transpose(0, 1)
+    layers: Tensor = values.unflatten(0, (n_layers, -1))
+    return layers.transpose(0, 1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -351,13 +352,13 @@ def permuted_square(
     n_free
         n: integers ``[row, query]``; not-a-number comes out where it is below 2.
     """
-    n = n_free[:, None].to(free.dtype)
-    fixed = first * on[:, None]
-    spread = rest[:, None].abs() ** 2
-    cross = 2 * (fixed.conj() * rest[:, None]).real * free / n
-    pairs = (free**2 - squares) * (spread - n) / (n * (n - 1))
-    value = fixed.abs() ** 2 + cross + squares + pairs
-    return torch.where(n >= 2, value, torch.nan)
+    n = torch.where(n_free >= 2, n_free.double(), torch.nan)
+    # What depends on the window alone is small, and is worked out in double precision first.
+    own = on.abs() ** 2
+    cross = 2 * (on.conj() * rest).real / n
+    pairs = (rest.abs() ** 2 - n) / (n * (n - 1))
+    own, cross, pairs = (part[:, None].to(free.dtype) for part in (own, cross, pairs))
+    return first**2 * own + first * free * cross + squares + (free**2 - squares) * pairs
 
 
 def mean_over_queries(values: Tensor, counts: Tensor) -> Tensor:
