@@ -20,7 +20,7 @@ from resonance_lens.result import Result, Target, ViewSpec
 from resonance_lens.signal import Signal
 from resonance_lens.stats.streams import stream
 
-ROWS_AT_ONCE = 128
+ROWS_AT_ONCE = 32
 """Distributions over the vocabulary that are held at one time."""
 
 

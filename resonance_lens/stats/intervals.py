@@ -10,6 +10,9 @@ from scipy import stats
 
 Floats = NDArray[np.float64]
 CONFIDENCE = 0.95
+COLUMNS_AT_ONCE = 128
+"""Columns whose resampled means are held at one time."""
+
 FEWEST = 8
 """Prompts below which resampling cannot tell: n of them cover a mean with at most ``1 - 2^(1-n)``."""
 
@@ -57,10 +60,8 @@ def bootstrap_mean(
     low, high = np.full_like(mean, np.nan), np.full_like(mean, np.nan)
     if n >= 2:
         weights = rng.multinomial(n, np.full(n, 1 / n), size=n_resamples).astype(np.float64)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            means = (weights @ filled) / (weights @ known)
         for m in np.unique(count[count >= 2]):
-            columns = count == m
+            columns = np.flatnonzero(count == m)
             if m < FEWEST:
                 error = np.nanstd(flat[:, columns], axis=0, ddof=1) / np.sqrt(m)
                 half = stats.t.ppf((1 + confidence) / 2, df=m - 1) * error
@@ -69,7 +70,10 @@ def bootstrap_mean(
             tail = stats.norm.cdf(np.sqrt(m / (m - 1)) * stats.t.ppf((1 - confidence) / 2, df=m - 1))
             # A resample may hold none of the prompts that a column knows.
             quantile = np.quantile if m == n else np.nanquantile
-            low[columns], high[columns] = quantile(means[:, columns], [tail, 1 - tail], axis=0)
+            for part in np.array_split(columns, 1 + len(columns) // COLUMNS_AT_ONCE):
+                with np.errstate(invalid="ignore", divide="ignore"):
+                    means = (weights @ filled[:, part]) / (weights @ known[:, part])
+                low[part], high[part] = quantile(means, [tail, 1 - tail], axis=0)
     return mean.reshape(shape), low.reshape(shape), high.reshape(shape)
 
 

@@ -120,7 +120,7 @@ def peak(options: argparse.Namespace) -> dict[str, float]:
         text = sample(model, 2048)[0].tolist()
         starts = np.linspace(0, len(text) - 64, options.prompts).astype(int)
         prompts = [text[s : s + 64] for s in starts]
-        run(model, prompts, "all", progress=False)
+        run(model, prompts, "all", progress=False, batch_tokens=1024)  # passes of one size, however many
     else:
         task, tokens = TASKS[options.peak](model), sample(model, options.tokens)
         for _ in range(3):
