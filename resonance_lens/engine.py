@@ -138,7 +138,7 @@ def run(
     results = {}
     for analysis in chosen:
         accumulated = Accumulated(
-            features={c: f.sorted() for c, f in partial.features[analysis.name].items()},
+            features={c: f.sorted() for c, f in partial.features.pop(analysis.name).items()},
             facts=adapter.facts,
             layers=layers[analysis.name],
             prompt_ids=tuple(p.id for p in texts),
