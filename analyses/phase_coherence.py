@@ -186,12 +186,14 @@ class PhaseCoherence(Analysis):
         above = data.coherence_squared_effect_low > self.minimum_effect
         kept = result.data.coherence.sel(category="all", first_position="keep").mean("head")
         dropped = data.coherence.mean("head")
+        third = max(1, kept.sizes["layer"] // 3)  # single layers differ too much to stand for depth
+        kept, dropped = ([float(c[:third].mean()), float(c[-third:].mean())] for c in (kept, dropped))
         return (
             f"{int(above.sum())} of {above.size} heads are more concentrated than the same weights on "
             f"permuted keys (mean R^2 higher by more than {self.minimum_effect}, lower 95 % bound over "
-            f"prompts, first position left out). From the first layer to the last, mean coherence goes "
-            f"from {float(kept[0]):.2f} to {float(kept[-1]):.2f} with the first position and from "
-            f"{float(dropped[0]):.2f} to {float(dropped[-1]):.2f} without it."
+            f"prompts, first position left out). From the first third of the layers to the last, mean "
+            f"coherence goes from {kept[0]:.2f} to {kept[1]:.2f} with the first position and from "
+            f"{dropped[0]:.2f} to {dropped[1]:.2f} without it."
         )
 
     def views(self, result: Result) -> list[ViewSpec]:
