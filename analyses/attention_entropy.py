@@ -19,8 +19,6 @@ from resonance_lens.registry import register
 from resonance_lens.result import Result, Target, ViewSpec
 from resonance_lens.signal import Signal
 
-SMALLEST_FREE_WEIGHT = 1e-3
-
 
 @register
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +86,7 @@ class AttentionEntropy(Analysis):
         rows = attention.Rows.fold([features.carry for features in layers])
         sums, seen, whole = rows.moments, rows.window, rows.extra["entropy"]
         first = sums.first.clamp_min(0)
-        free = sums.free.clamp_min(SMALLEST_FREE_WEIGHT)
+        free = sums.free.clamp_min(attention.SMALLEST_FREE_WEIGHT)
         # Taking out the first key and renormalising: H' = (H + w0 ln w0) / W + ln W.
         rest = (whole + torch.special.xlogy(first, first)) / free + free.log()
         entropy = torch.stack([whole, rest], dim=1).clamp_min(0)  # [batch, 2, head, query]
@@ -103,7 +101,7 @@ class AttentionEntropy(Analysis):
             dim=1,
         )
         counts = (rows.real & (seen.size >= self.min_keys))[:, None]  # [batch, 1, query]
-        enough = counts & (sums.free >= SMALLEST_FREE_WEIGHT)
+        enough = counts & (sums.free >= attention.SMALLEST_FREE_WEIGHT)
         valid = torch.stack([counts.expand_as(enough), enough], dim=1)
         sizes = torch.stack([seen.size, seen.free.clamp_min(1)], dim=1).float()  # [row, 2, query]
         most = sizes.log()

@@ -22,8 +22,6 @@ from resonance_lens.result import Result, Target, ViewSpec
 from resonance_lens.signal import Signal
 from resonance_lens.stats.intervals import jackknife_interval
 
-SMALLEST_FREE_WEIGHT = 1e-3
-
 
 @register
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +112,7 @@ class HeadSync(Analysis):
         sums, seen = rows.moments, rows.window
         grid = query_grid(sums.first.shape[-1], self.min_keys)
         # A head that leaves nothing for keys beyond the first has no direction there: zero.
-        beyond = sums.free_phasor * (sums.free >= SMALLEST_FREE_WEIGHT)
+        beyond = sums.free_phasor * (sums.free >= attention.SMALLEST_FREE_WEIGHT)
         phasors = torch.stack([sums.phasor, beyond], dim=1)[..., grid]
         counts = (rows.real & (seen.size >= self.min_keys))[:, grid]  # [layer * batch, grid]
         units = circular.unit_phasors(phasors) * counts[:, None, None]

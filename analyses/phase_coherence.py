@@ -21,9 +21,6 @@ from resonance_lens.registry import register
 from resonance_lens.result import Result, Target, ViewSpec
 from resonance_lens.signal import Signal
 
-SMALLEST_FREE_WEIGHT = 1e-3
-"""A query that leaves less than this for keys beyond the first says nothing about where they lie."""
-
 
 @register
 @dataclass(frozen=True, kw_only=True)
@@ -103,8 +100,8 @@ class PhaseCoherence(Analysis):
         laid = attention.angles(seen, self.circle)  # type: ignore[arg-type]
         counts = (rows.real & (seen.size >= self.min_keys))[:, None]  # [batch, 1, query]
 
-        free = sums.free.clamp_min(SMALLEST_FREE_WEIGHT)
-        enough = counts & (sums.free >= SMALLEST_FREE_WEIGHT)
+        free = sums.free.clamp_min(attention.SMALLEST_FREE_WEIGHT)
+        enough = counts & (sums.free >= attention.SMALLEST_FREE_WEIGHT)
         z = torch.stack([sums.phasor, sums.free_phasor / free], dim=1)  # [batch, 2, head, query]
         valid = torch.stack([counts.expand_as(enough), enough], dim=1)
         null = torch.stack(

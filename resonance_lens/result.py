@@ -78,7 +78,8 @@ class ViewSpec:
     series
         For ``layer_lines``: a dimension whose coordinates become separate lines.
     colours, limits
-        Colour map family, and its range where it is not that of the data.
+        Colour map family, and the range of the colours, or of the vertical axis of lines, where it is
+        not that of the data.
     heads
         ``(layer, head)`` pairs to show.
     """

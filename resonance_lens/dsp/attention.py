@@ -19,6 +19,8 @@ from resonance_lens.signal import Signal
 
 Circle = Literal["full", "half"]
 QUERIES_PER_BLOCK = 64
+SMALLEST_FREE_WEIGHT = 1e-3
+"""A query that leaves less than this for keys beyond the first says nothing about where they lie."""
 
 
 @dataclass(frozen=True, eq=False)

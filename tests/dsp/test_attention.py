@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from resonance_lens.dsp import attention
 from resonance_lens.dsp.attention import Circle, Window
+from resonance_lens.signal import Signal
 from tests.by_hand import Floats, keys_of, phasor, random_attention, signal, without_first
 
 TURN = {"full": 2 * math.pi, "half": math.pi}
@@ -273,3 +274,18 @@ def test_moving_weights_back_moves_their_mean_position(row: list[float], by: int
         pattern, seen = last_row(each)
         positions.append(float(attention.moments(signal(pattern), seen, "full").position[0, 0, -1]))
     assert positions[1] - positions[0] == pytest.approx(by, abs=1e-9)
+
+
+def test_layers_with_different_windows_keep_their_own_when_folded() -> None:
+    values = torch.rand(2, 3, 9, 9, generator=torch.Generator().manual_seed(0)).tril()
+    pattern = Signal(values, ("batch", "head", "query", "key"))
+    read = [
+        attention.Rows.read(pattern, causal=True, sliding=sliding, circle="full") for sliding in (None, 4)
+    ]
+    rows = attention.Rows.fold([layer.carry() for layer in read])
+    query = torch.arange(9)
+    assert rows.window.size.tolist() == 2 * [(query + 1).tolist()] + 2 * [(query + 1).clamp(max=4).tolist()]
+    assert rows.window.start.tolist() == 2 * [[0] * 9] + 2 * [(query - 3).clamp(min=0).tolist()]
+    folded = attention.unfold(rows.moments.free, 2)  # [batch, layer, head, query]
+    for index, layer in enumerate(read):
+        assert torch.equal(folded[:, index], layer.moments.free)

@@ -152,3 +152,15 @@ def test_jackknife_needs_two_groups() -> None:
     assert np.isnan(low).all() and np.isnan(high).all()
     low, high = jackknife_interval(np.ones(2), np.empty((0, 2)))
     assert np.isnan(low).all() and np.isnan(high).all()
+
+
+def test_a_column_does_not_depend_on_those_beside_it() -> None:
+    """Resamples are shared, the prompts that it does not know are its own; 300 columns make three parts."""
+    rng = np.random.default_rng(5)
+    rows = rng.normal(size=(12, 300))
+    rows[rng.integers(0, 12, 300), np.arange(300)] = np.nan
+    together = bootstrap_mean(rows, np.random.default_rng(1))
+    for column in (0, 131, 299):
+        alone = bootstrap_mean(rows[:, [column]], np.random.default_rng(1))
+        for one, all_ in zip(alone, together, strict=True):
+            np.testing.assert_allclose(all_[column], one[0], rtol=1e-12)
