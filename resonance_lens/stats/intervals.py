@@ -77,6 +77,37 @@ def bootstrap_mean(
     return mean.reshape(shape), low.reshape(shape), high.reshape(shape)
 
 
+def unit_interval(rows: NDArray[Any], unit: str, rng: np.random.Generator) -> tuple[Floats, Floats, Floats]:
+    """Return the mean over units and its 95 % interval: by resampling prompts, or Student's of groups.
+
+    Groups are the pseudo-values of a jackknife; Student's interval around their mean is the jackknife's
+    (delete-a-group, Kott 2001).
+
+    Parameters
+    ----------
+    rows
+        ``[unit, ...]``.
+    unit
+        ``prompt`` or ``group``.
+    rng
+        Random stream.
+
+    Returns
+    -------
+    tuple of arrays
+        Mean, lower and upper bound; as in `bootstrap_mean`.
+    """
+    if unit == "prompt":
+        return bootstrap_mean(rows, rng)
+    values = np.asarray(rows, dtype=np.float64)
+    n, mean = len(values), values.mean(axis=0)
+    if n < 2:
+        nothing = np.full_like(mean, np.nan)
+        return mean, nothing, nothing.copy()
+    half = stats.t.ppf((1 + CONFIDENCE) / 2, df=n - 1) * values.std(axis=0, ddof=1) / np.sqrt(n)
+    return mean, mean - half, mean + half
+
+
 def bootstrap_difference(
     rows_a: NDArray[Any],
     rows_b: NDArray[Any],
@@ -141,37 +172,3 @@ def bootstrap_difference(
         bounds = np.nanquantile(spread, [tail, 1 - tail], axis=0) * np.nan_to_num(wider, nan=1.0)
         low[enough], high[enough] = difference[enough] + bounds
     return difference.reshape(shape), low.reshape(shape), high.reshape(shape)
-
-
-def jackknife_interval(
-    value: NDArray[Any], leave_one_out: NDArray[Any], *, confidence: float = CONFIDENCE
-) -> tuple[Floats, Floats]:
-    """Return an interval around ``value`` from estimates that each leave one group of prompts out.
-
-    The delete-a-group jackknife (Kott 2001): variance ``(g - 1)/g`` times the sum of squared deviations
-    of the g estimates, quantiles of Student's t with ``g - 1`` degrees of freedom.
-
-    Parameters
-    ----------
-    value
-        The estimate from all prompts.
-    leave_one_out
-        ``[group, ...]``: the estimate without each group.
-    confidence
-        Coverage aimed at.
-
-    Returns
-    -------
-    tuple of arrays
-        Lower and upper bound; not-a-number for fewer than two groups.
-    """
-    estimates = np.asarray(leave_one_out, dtype=np.float64)
-    center = np.asarray(value, dtype=np.float64)
-    groups = estimates.shape[0]
-    if groups < 2:
-        nothing = np.full_like(center, np.nan)
-        return nothing, nothing.copy()
-    spread = ((estimates - estimates.mean(axis=0)) ** 2).sum(axis=0)
-    error = np.sqrt((groups - 1) / groups * spread)
-    half = stats.t.ppf((1 + confidence) / 2, df=groups - 1) * error
-    return center - half, center + half

@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats as scipy_stats
 
-from resonance_lens.stats.intervals import bootstrap_mean, jackknife_interval
+from resonance_lens.stats.intervals import bootstrap_mean, unit_interval
 
 Draw = Callable[[np.random.Generator, tuple[int, ...]], NDArray[np.float64]]
 
@@ -111,49 +111,6 @@ def test_columns_share_their_resamples() -> None:
     assert low[0] < mean[0] < high[0]
 
 
-def leave_one_out(rows: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.stack([np.delete(rows, i, axis=0).mean(0) for i in range(len(rows))])
-
-
-def test_jackknife_of_a_mean_is_student_s_interval() -> None:
-    rows = np.random.default_rng(0).normal(size=(7, 3))
-    low, high = jackknife_interval(rows.mean(0), leave_one_out(rows))
-    expected = scipy_stats.t.interval(0.95, 6, rows.mean(0), scipy_stats.sem(rows, axis=0))
-    np.testing.assert_allclose((low, high), expected)
-
-
-def test_jackknife_is_that_of_the_textbook() -> None:
-    """Pseudo-values (Tukey 1958) have the estimate's variance: here that of a ratio of means."""
-    rng = np.random.default_rng(1)
-    x, y = rng.gamma(3, 1, 9), rng.gamma(5, 1, 9)
-    whole = x.mean() / y.mean()
-    without = np.array([np.delete(x, i).mean() / np.delete(y, i).mean() for i in range(9)])
-    pseudo = 9 * whole - 8 * without
-    error = pseudo.std(ddof=1) / 3
-    low, high = jackknife_interval(np.array(whole), without)
-    assert float(high - low) == pytest.approx(2 * scipy_stats.t.ppf(0.975, 8) * error)
-    assert float(high + low) == pytest.approx(2 * whole)
-
-
-@pytest.mark.parametrize("n", [5, 12, 24, 60])
-def test_deleting_groups_covers_a_mean(n: int) -> None:
-    """Prompt p is in group p % 10: groups of one prompt, of unequal size, and of six prompts."""
-    rng = np.random.default_rng(n)
-    rows = rng.normal(1.0, 1.0, (n, 4000))
-    block = np.arange(n) % 10
-    without = np.stack([rows[block != b].mean(0) for b in np.unique(block)])
-    low, high = jackknife_interval(rows.mean(0), without)
-    covered = np.mean((low <= 1) & (high >= 1))
-    assert 0.935 <= covered <= 0.975
-
-
-def test_jackknife_needs_two_groups() -> None:
-    low, high = jackknife_interval(np.ones(2), np.ones((1, 2)))
-    assert np.isnan(low).all() and np.isnan(high).all()
-    low, high = jackknife_interval(np.ones(2), np.empty((0, 2)))
-    assert np.isnan(low).all() and np.isnan(high).all()
-
-
 def test_a_column_does_not_depend_on_those_beside_it() -> None:
     """Resamples are shared, the prompts that it does not know are its own; 300 columns make three parts."""
     rng = np.random.default_rng(5)
@@ -164,3 +121,23 @@ def test_a_column_does_not_depend_on_those_beside_it() -> None:
         alone = bootstrap_mean(rows[:, [column]], np.random.default_rng(1))
         for one, all_ in zip(alone, together, strict=True):
             np.testing.assert_allclose(all_[column], one[0], rtol=1e-12)
+
+
+def test_groups_get_student_s_interval() -> None:
+    rows = np.random.default_rng(0).normal(size=(7, 3))
+    mean, low, high = unit_interval(rows, "group", np.random.default_rng(0))
+    expected = scipy_stats.t.interval(0.95, 6, rows.mean(0), scipy_stats.sem(rows, axis=0))
+    np.testing.assert_allclose((low, high), expected)
+    np.testing.assert_allclose(mean, rows.mean(0))
+    alone = unit_interval(rows[:1], "group", np.random.default_rng(0))
+    assert [bool(np.isnan(each).all()) for each in alone] == [False, True, True]
+
+
+def test_prompts_are_resampled() -> None:
+    rows = np.random.default_rng(0).normal(size=(12, 3))
+    for one, other in zip(
+        unit_interval(rows, "prompt", np.random.default_rng(4)),
+        bootstrap_mean(rows, np.random.default_rng(4)),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(one, other)
