@@ -25,7 +25,7 @@ from resonance_lens.loading import first_line
 
 _log = logging.getLogger(__name__)
 
-FORMAT = 1  # of the converted folder: raised when what is written changes
+FORMAT = 2  # of the converted folder: raised when what is written changes
 MANIFEST = "manifest.json"  # where the weights come from; the size and the SHA-256 of every file
 VERIFIED = "verified.json"  # the times of change at which each file was last hashed
 
@@ -43,6 +43,7 @@ class Bundled:
     parameters: int
     layers: int
     heads: int
+    initializer_range: float  # of the published config.json; the GGUF has lost it, and a random twin needs it
 
     @property
     def install(self) -> str:
@@ -70,6 +71,7 @@ BUNDLED = {
         parameters=134_515_008,
         layers=30,
         heads=9,
+        initializer_range=1 / 24,
     )
 }
 
@@ -211,7 +213,7 @@ def _convert(model: Bundled, source: _Source, whole: Path, progress: bool) -> No
             save_file(weights, whole / "model.safetensors", metadata={"format": "pt"})
         except SafetensorError as error:  # an OSError in disguise: disk full, not writable
             raise OSError(None, str(error)) from error
-        _write_json(whole / "config.json", _portable_config(config))
+        _write_json(whole / "config.json", _portable_config(config, model))
         pieces, settings = _portable_tokenizer(tokenizer, config)
         _write_json(whole / "tokenizer.json", pieces)
         _write_json(whole / "tokenizer_config.json", settings)
@@ -276,18 +278,19 @@ def _errors_only(logger: str) -> Iterator[None]:
         log.setLevel(level)
 
 
-def _portable_config(config: Any) -> dict[str, Any]:
+def _portable_config(config: Any, model: Bundled) -> dict[str, Any]:
     """Return a Llama configuration that transformers 4 and 5 read alike."""
     rope = getattr(config, "rope_parameters", None) or {}
     kept = (
         "model_type hidden_size intermediate_size num_hidden_layers num_attention_heads "
         "num_key_value_heads head_dim hidden_act max_position_embeddings rms_norm_eps vocab_size "
-        "initializer_range attention_bias mlp_bias tie_word_embeddings bos_token_id eos_token_id "
+        "attention_bias mlp_bias tie_word_embeddings bos_token_id eos_token_id "
         "pad_token_id"
     )
     return {
         "architectures": ["LlamaForCausalLM"],
         **{key: getattr(config, key) for key in kept.split()},
+        "initializer_range": model.initializer_range,
         "rope_theta": rope["rope_theta"] if rope else config.rope_theta,
         "rope_scaling": None,
         "torch_dtype": "float32",

