@@ -10,7 +10,8 @@ import numpy as np
 import torch
 import xarray as xr
 
-from resonance_lens.contract import Accumulated, Analysis, Evidence, Planted, Where, parameter
+from resonance_lens import worlds
+from resonance_lens.contract import Accumulated, Analysis, Claim, Evidence, Planted, Where, parameter
 from resonance_lens.dsp import attention
 from resonance_lens.features import Features
 from resonance_lens.labels import Labelled, rank_heads
@@ -18,6 +19,7 @@ from resonance_lens.planting import attention_facts, softmax_rows
 from resonance_lens.registry import register
 from resonance_lens.result import Result, Target, ViewSpec
 from resonance_lens.signal import Signal
+from resonance_lens.stats.samples import AnySample, of_prompts
 
 
 @register
@@ -43,8 +45,22 @@ class AttentionEntropy(Analysis):
     version: ClassVar[str] = "1"
     sites: ClassVar[tuple[str, ...]] = ("pattern",)
     evidence: ClassVar[Evidence] = "measured"
-    baselines: ClassVar[tuple[str, ...]] = ("uniform_causal",)
+    baselines: ClassVar[tuple[str, ...]] = ("uniform_causal", "random_weights", "shuffled_tokens")
     nulls: ClassVar[tuple[str, ...]] = ("permuted_keys",)
+    claims: ClassVar[tuple[Claim, ...]] = (
+        Claim(
+            variable="distance",
+            long_name="mean attended distance",
+            units="tokens",
+            null="permuted_keys",
+            against="the same weights on permuted keys, the first key fixed",
+            dims=("first_position", "layer", "head"),
+            family=("layer", "head"),
+            places="heads",
+            minimum_effect=1.0,
+            reading=(("first_position", "drop"),),
+        ),
+    )
     minimum_effect: ClassVar[float] = 0.1
     headline: ClassVar[str] = "entropy"
     source: ClassVar[str] = "Shannon entropy of attention rows, normalised by ln(i + 1) for each query."
@@ -130,7 +146,7 @@ class AttentionEntropy(Analysis):
         )
 
     def conclude(self, seen: Accumulated) -> xr.Dataset:
-        """Return every quantity beside uniform attention, and distance beside permuted keys."""
+        """Return every quantity beside uniform attention."""
         rows = seen.plain.rows
         per_head = {n: np.moveaxis(v, 2, 1) for n, v in rows.items() if v.ndim == 4}
         dims = ("first_position", "layer", "head")
@@ -151,20 +167,10 @@ class AttentionEntropy(Analysis):
         )  # fmt: skip
         out.add_mean("effective_keys", dims, per_head["effective_keys"], "effective number of keys", "keys")
         out.add_mean("effective_keys_uniform", dims, per_head["keys"], "keys seen", "keys", interval=False)
-        distance, null = per_head["distance"], per_head["distance_null"]
-        out.add_mean("distance", dims, distance, "mean attended distance", "tokens")
         out.add_mean(
             "distance_uniform", dims, per_head["distance_uniform"],
             "distance of uniform attention", "tokens", interval=False,
         )  # fmt: skip
-        out.add_mean("distance_null", dims, null, "distance with keys permuted", "tokens", interval=False)
-        out.add_mean(
-            "distance_effect",
-            dims,
-            distance - null,
-            "distance minus that with keys permuted",
-            "tokens",
-        )
         out.add_mean(
             "sink_mass", ("layer", "head"), rows["sink_mass"], "attention to the first key", "1",
             by_prompt=True,
@@ -174,6 +180,11 @@ class AttentionEntropy(Analysis):
             "uniform attention to the first key", "1", interval=False,
         )  # fmt: skip
         return out.dataset()
+
+    def samples(self, seen: Accumulated) -> Mapping[str, Mapping[str, AnySample]]:
+        """Return the mean attended distance of each prompt beside its mean over permutations of the keys."""
+        value, null = (np.moveaxis(seen.plain.rows[name], 2, 1) for name in ("distance", "distance_null"))
+        return {"distance": of_prompts(value, null, seen.groups)}
 
     def summary(self, result: Result) -> str:
         """Return how much the first key holds, and how sharp attention is without it."""
@@ -195,25 +206,25 @@ class AttentionEntropy(Analysis):
         sinks = rank_heads(result.data.sink_mass.sel(category="all"), 4)
         return [
             ViewSpec(
-                kind="layer_lines",
+                kind="lines",
                 title="How much attention the first key holds",
                 says="Mean over heads of the weight on the first key, beside uniform attention.",
                 misleads="short prompts: a uniform head gives the first of n keys 1/n.",
                 variables=("sink_mass",),
-                references=("sink_mass_uniform",),
+                references=("sink_mass_uniform", "sink_mass_random_weights", "sink_mass_shuffled_tokens"),
                 select={"category": "all"},
                 limits=(0.0, 1.0),
             ),
             ViewSpec(
-                kind="layer_lines",
+                kind="lines",
                 title="Attention entropy over depth, with and without the first position",
                 says="Mean over heads of the entropy of attention rows, beside that of uniform attention "
                 "over the same windows.",
                 misleads="a sink lowers the entropy without any head having become precise.",
                 variables=("entropy",),
-                references=("entropy_uniform",),
+                references=("entropy_uniform", "entropy_random_weights", "entropy_shuffled_tokens"),
                 select={"category": "all"},
-                series="first_position",
+                panels="first_position",
             ),
             ViewSpec(
                 kind="layer_head_map",
@@ -233,7 +244,19 @@ class AttentionEntropy(Analysis):
                 misleads="in tokens: it grows with the length of the prompts.",
                 variables=("distance_effect",),
                 select={"category": "all", "first_position": "drop"},
+                claim="distance",
                 colours="diverging",
+            ),
+            ViewSpec(
+                kind="lines",
+                title="Mean attended distance beside the permuted-key null",
+                says="Mean over heads of the attended distance, first position left out, beside that of the "
+                "same weights on permuted keys.",
+                misleads="heads that look nearby and heads that look far back cancel in a mean over heads: "
+                "see the map.",
+                variables=("distance",),
+                references=("distance_null", "distance_random_weights", "distance_shuffled_tokens"),
+                select={"category": "all", "first_position": "drop"},
             ),
             ViewSpec(
                 kind="attention_heads",
@@ -297,3 +320,7 @@ class AttentionEntropy(Analysis):
             assert bool((abs(data.distance_effect) < 1e-3).all()), "uniform attention has a reach"
 
         return Planted([{"pattern": even}, {"pattern": even}], lengths, facts, expect)
+
+    def trial(self, rng: np.random.Generator, world: str, strength: float) -> Planted:
+        """Return heads whose keys can be exchanged, some with a peak: see `worlds.heads`."""
+        return worlds.heads(rng, world, strength, "distance")

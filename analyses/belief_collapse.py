@@ -10,7 +10,8 @@ import numpy as np
 import torch
 import xarray as xr
 
-from resonance_lens.contract import Accumulated, Analysis, Evidence, Planted, Where, parameter
+from resonance_lens import worlds
+from resonance_lens.contract import Accumulated, Analysis, Claim, Evidence, Planted, Where, parameter
 from resonance_lens.errors import AnalysisError
 from resonance_lens.features import Features
 from resonance_lens.labels import Labelled
@@ -18,6 +19,7 @@ from resonance_lens.planting import attention_facts
 from resonance_lens.registry import register
 from resonance_lens.result import Result, Target, ViewSpec
 from resonance_lens.signal import Signal
+from resonance_lens.stats.samples import AnySample, Surrogates, estimates_of, of_prompts
 from resonance_lens.stats.streams import stream
 
 ROWS_AT_ONCE = 32
@@ -47,8 +49,22 @@ class BeliefCollapse(Analysis):
     version: ClassVar[str] = "1"
     sites: ClassVar[tuple[str, ...]] = ("resid_post",)
     evidence: ClassVar[Evidence] = "measured"
-    baselines: ClassVar[tuple[str, ...]] = ("uniform_vocabulary",)
-    nulls: ClassVar[tuple[str, ...]] = ()
+    baselines: ClassVar[tuple[str, ...]] = ("uniform_vocabulary", "random_weights", "shuffled_tokens")
+    nulls: ClassVar[tuple[str, ...]] = ("exchanged_layers",)
+    claims: ClassVar[tuple[Claim, ...]] = (
+        Claim(
+            variable="entropy_drop",
+            long_name="fall of entropy from the layer before",
+            units="nat",
+            null="exchanged_layers",
+            against="the falls of the same prompt in random order of layers",
+            dims=("layer",),
+            family=("layer",),
+            places="layers",
+            minimum_effect=0.5,
+            undefined="the first layer has none before it",
+        ),
+    )
     minimum_effect: ClassVar[float] = 0.5
     headline: ClassVar[str] = "entropy"
     source: ClassVar[str] = (
@@ -59,6 +75,13 @@ class BeliefCollapse(Analysis):
         4,
         minimum=1,
         help="how many positions of each prompt are read, evenly spaced and always the last one",
+    )
+
+    surrogates: int = parameter(
+        999,
+        minimum=19,
+        maximum=9_999,
+        help="random orders of the layers that falls of entropy are held against",
     )
 
     @property
@@ -139,6 +162,35 @@ class BeliefCollapse(Analysis):
         )
         return out.dataset()
 
+    def samples(self, seen: Accumulated) -> Mapping[str, Mapping[str, AnySample]]:
+        """Return the fall of entropy at each layer, beside those of each prompt in random order.
+
+        The first layer has none before it: not-a-number.
+        """
+        entropy = seen.plain.rows["entropy"]  # [prompt, layer]
+        n_prompts, n_layers = entropy.shape
+        fall, even = np.full_like(entropy, np.nan), np.full_like(entropy, np.nan)
+        drawn = np.full((len(seen.groups), self.surrogates, n_layers), np.nan)
+        if n_layers > 1:
+            fall[:, 1:] = -np.diff(entropy, axis=1)
+            even[:, 1:] = fall[:, 1:].mean(axis=1, keepdims=True)
+            rng = stream(seen.seed, self.name, "exchanged layers")
+            for index in range(self.surrogates):
+                order = rng.permuted(fall[:, 1:], axis=1)
+                for group, members in enumerate(seen.groups.values()):
+                    drawn[group, index, 1:] = order[members].mean(axis=0)
+        estimates = of_prompts(fall, even, seen.groups)
+        return {
+            "entropy_drop": {
+                category: Surrogates(fall[members].mean(axis=0), draws, estimates_of(estimates[category]))
+                for (category, members), draws in zip(seen.groups.items(), drawn, strict=True)
+            }
+        }
+
+    def units(self, n_prompts: int) -> tuple[str, int]:
+        """Return that the units are the orders of layers that are drawn."""
+        return "draw", self.surrogates
+
     def summary(self, result: Result) -> str:
         """Return where belief settles, or that it settles nowhere in particular."""
         data = result.data.sel(category="all")
@@ -169,29 +221,46 @@ class BeliefCollapse(Analysis):
         select = {} if series else {"category": "all"}
         return [
             ViewSpec(
-                kind="layer_lines",
+                kind="lines",
                 title="Entropy of the next-token distribution over depth",
                 says="Mean over prompts and positions of the entropy of the distribution read out after each "
                 "layer.",
                 misleads="a low entropy in the first layers of a model with tied embeddings is a copy of the "
                 "input token, not a belief.",
                 variables=("entropy",),
-                references=("entropy_uniform",),
+                references=("entropy_uniform", "entropy_random_weights", "entropy_shuffled_tokens"),
                 select=select,
                 series=series,
             ),
             ViewSpec(
-                kind="layer_lines",
+                kind="lines",
+                title="Where entropy falls faster than evenly",
+                says="Fall of the entropy from the layer before, averaged over prompts, beside the same "
+                "fall of each prompt spread evenly over its layers. Below zero the entropy rises.",
+                misleads="prompts settle at different layers: their mean falls gently although each falls at "
+                "once.",
+                variables=("entropy_drop",),
+                references=(
+                    "entropy_drop_null",
+                    "entropy_drop_random_weights",
+                    "entropy_drop_shuffled_tokens",
+                ),
+                select={"category": "all"},
+                claim="entropy_drop",
+            ),
+            ViewSpec(
+                kind="lines",
                 title="Divergence from the final distribution",
                 says="How far the distribution after each layer is from the one that the model ends with: "
                 "zero at the last layer by definition.",
                 misleads="early layers may hold the answer in a form that the final unembedding cannot read.",
                 variables=("kl_to_final",),
+                references=("kl_to_final_random_weights", "kl_to_final_shuffled_tokens"),
                 select=select,
                 series=series,
             ),
             ViewSpec(
-                kind="layer_lines",
+                kind="lines",
                 title="Rank of the final token",
                 says="Mean logarithm of the rank that each layer gives to the token that the model ends "
                 "with: zero means first place.",
@@ -251,6 +320,10 @@ class BeliefCollapse(Analysis):
             assert bool(np.isnan(data.collapse_layer).all()), "a collapse was found in noise"
 
         return Planted(layers, lengths, facts, expect, readout=lambda residual: residual)
+
+    def trial(self, rng: np.random.Generator, world: str, strength: float) -> Planted:
+        """Return entropies that fall alike at every layer, and at one more: see `worlds.descents`."""
+        return worlds.descents(rng, world, strength, "entropy_drop")
 
 
 def _compare_with_last(

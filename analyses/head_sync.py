@@ -11,7 +11,8 @@ import torch
 import xarray as xr
 from numpy.typing import NDArray
 
-from resonance_lens.contract import Accumulated, Analysis, Evidence, Planted, Where, parameter
+from resonance_lens import worlds
+from resonance_lens.contract import Accumulated, Analysis, Claim, Evidence, Planted, Where, parameter
 from resonance_lens.dsp import attention, circular
 from resonance_lens.errors import AnalysisError
 from resonance_lens.features import N_BLOCKS, Features, block_sums
@@ -20,7 +21,7 @@ from resonance_lens.planting import attention_facts, peaked_rows, permuted_rows
 from resonance_lens.registry import register
 from resonance_lens.result import Result, Target, ViewSpec
 from resonance_lens.signal import Signal
-from resonance_lens.stats.intervals import jackknife_interval
+from resonance_lens.stats.samples import AnySample, of_jackknife
 
 
 @register
@@ -52,8 +53,23 @@ class HeadSync(Analysis):
     version: ClassVar[str] = "1"
     sites: ClassVar[tuple[str, ...]] = ("pattern",)
     evidence: ClassVar[Evidence] = "proxy"
-    baselines: ClassVar[tuple[str, ...]] = ("independent_heads",)
+    baselines: ClassVar[tuple[str, ...]] = ("independent_heads", "random_weights", "shuffled_tokens")
     nulls: ClassVar[tuple[str, ...]] = ("paired_across_prompts",)
+    claims: ClassVar[tuple[Claim, ...]] = (
+        Claim(
+            variable="consistency",
+            long_name="pairwise phase consistency of heads",
+            units="1",
+            null="paired_across_prompts",
+            against="pairs of heads from different prompts at the same queries",
+            dims=("first_position", "layer"),
+            family=("layer",),
+            places="layers",
+            minimum_effect=0.05,
+            reading=(("first_position", "drop"),),
+            undefined="one prompt has no other to be paired with",
+        ),
+    )
     minimum_effect: ClassVar[float] = 0.05
     headline: ClassVar[str] = "order_parameter"
     source: ClassVar[str] = (
@@ -147,14 +163,14 @@ class HeadSync(Analysis):
                 "weight": weights.double().sum()[None],
             },
             blocks={
-                "phasors": block_sums(units, where.prompts),  # [block, 2, layer, head, grid]
-                "own_pairs": block_sums(own_pairs(units), where.prompts),  # [block, 2, layer, grid]
-                "prompts": block_sums(counts, where.prompts),  # [block, grid]
+                "phasors": block_sums(units, where.groups),  # [block, 2, layer, head, grid]
+                "own_pairs": block_sums(own_pairs(units), where.groups),  # [block, 2, layer, grid]
+                "prompts": block_sums(counts, where.groups),  # [block, grid]
             },
         )
 
     def conclude(self, seen: Accumulated) -> xr.Dataset:
-        """Return order parameter, consistency beside that across prompts, and the head-by-head matrix."""
+        """Return order parameter, dispersion, and the head-by-head matrix."""
         features = seen.plain
         rows = {n: np.swapaxes(v, 1, 2) for n, v in features.rows.items() if v.ndim == 3}
         n_heads = seen.facts.n_heads
@@ -179,7 +195,6 @@ class HeadSync(Analysis):
             features.rows["network_independent"], "order parameter of as many independent heads", "1",
             interval=False,
         )  # fmt: skip
-        self._add_consistency(out, seen, rows["consistency"])
         alike = features.sums["alike"] / features.sums["weight"]
         out.add(
             "similarity", ("first_position", "head_a", "head_b"), alike.astype(np.float32),
@@ -187,86 +202,84 @@ class HeadSync(Analysis):
         )  # fmt: skip
         return out.dataset()
 
-    def _add_consistency(self, out: Labelled, seen: Accumulated, rows: NDArray[Any]) -> None:
-        """Add consistency, its null from other prompts, and their difference with jackknife bounds."""
-        features = seen.plain
-        block = features.prompts % N_BLOCKS
+    def units(self, n_prompts: int) -> tuple[str, int]:
+        """Return that the units are jackknife groups: what pairs prompts has no value for each prompt."""
+        return "group", min(n_prompts, N_BLOCKS) if n_prompts > 2 else 1
+
+    def samples(self, seen: Accumulated) -> Mapping[str, Mapping[str, AnySample]]:
+        """Return consistency beside that across prompts, as estimates that leave groups of prompts out."""
+        features, block = seen.plain, seen.jackknife
+        rows = np.swapaxes(features.rows["consistency"], 1, 2)  # [prompt, 2, layer]
         used = [b for b in range(N_BLOCKS) if (block == b).any()]
         size = features.blocks["prompts"].shape[1]
         grid = query_grid(512 + 64 * size + self.min_keys, self.min_keys)[:size]
         steps = steps_of(grid).numpy()
 
-        def paired(blocks: list[int]) -> NDArray[Any]:
-            """Return value, null and difference of each prompt, from the prompts of some blocks."""
-            value, null = match(features.blocks, blocks, rows, features.rows["queries"], steps)
-            return np.stack([value, null, value - null])  # [3, prompt, 2, layer]
+        def paired(blocks: list[int]) -> tuple[NDArray[Any], NDArray[Any]]:
+            """Return value and null of each prompt, from the prompts of some blocks."""
+            return match(features.blocks, blocks, rows, features.rows["queries"], steps)
 
-        whole = paired(used)
+        value, null = paired(used)
         without = {b: paired([c for c in used if c != b]) for b in used if len(used) > 2}
-        means, lows, highs = [], [], []
-        for members in seen.groups.values():
-            mean = whole[:, members].mean(1)  # [3, 2, layer]
-            inside = [b for b in without if (block[members] == b).any()]
-            # One group holds the whole category: nothing is left without it, and there is no interval.
-            inside = inside if len(inside) > 1 else []
-            estimates = [without[b][:, members & (block != b)].mean(1) for b in inside]
-            low, high = jackknife_interval(mean, np.array(estimates).reshape(-1, *mean.shape))
-            means.append(mean)
-            lows.append(low)
-            highs.append(high)
-        mean, low, high = (np.stack(each, axis=1) for each in (means, lows, highs))  # [3, category, ...]
-        dims = ("category", "first_position", "layer")
-        what = "pairwise phase consistency of heads"
-        excess = f"{what} minus that across prompts"
-        out.add("consistency", dims, mean[0], what, "1")
-        out.add("consistency_low", dims, low[0], f"{what}, lower 95 % bound", "1")
-        out.add("consistency_high", dims, high[0], f"{what}, upper 95 % bound", "1")
-        out.add("consistency_null", dims, mean[1], f"{what} paired across prompts", "1")
-        out.add("consistency_effect", dims, mean[2], excess, "1")
-        out.add("consistency_effect_low", dims, low[2], f"{excess}, lower 95 % bound", "1")
-        out.add("consistency_effect_high", dims, high[2], f"{excess}, upper 95 % bound", "1")
+        samples: dict[str, AnySample] = {}
+        for category, members in seen.groups.items():
+            # Where one group holds a whole category, nothing is left without it.
+            inside = [b for b in without if (members & (block == b)).any() and (members & (block != b)).any()]
+            left = [members & (block != b) for b in inside]
+            samples[category] = of_jackknife(
+                value[members].mean(0),
+                null[members].mean(0),
+                [without[b][0][kept].mean(0) for b, kept in zip(inside, left, strict=True)],
+                [without[b][1][kept].mean(0) for b, kept in zip(inside, left, strict=True)],
+            )
+        return {"consistency": samples}
 
     def summary(self, result: Result) -> str:
-        """Return the order parameter beside chance, and how many layers exceed other prompts."""
+        """Return the order parameter beside chance, with the first position and without it."""
         data = result.data.sel(category="all")
         keep, drop = (data.order_parameter.sel(first_position=f).mean() for f in FIRST_POSITION)
         chance = float(data.order_parameter_independent.mean())
-        low = data.consistency_effect_low.sel(first_position="drop")
         return (
             f"Averaged over layers, the order parameter is {float(keep):.2f} with the first position and "
-            f"{float(drop):.2f} without it; independent heads would give {chance:.2f}. In "
-            f"{int((low > self.minimum_effect).sum())} of {low.size} layers heads agree more within a "
-            f"prompt than across prompts by more than {self.minimum_effect} (first position left out, "
-            "lower 95 % bound)."
+            f"{float(drop):.2f} without it; independent heads would give {chance:.2f}."
         )
 
     def views(self, result: Result) -> list[ViewSpec]:
         """Return both measures over depth beside their chance levels, and the matrix of heads."""
         return [
             ViewSpec(
-                kind="layer_lines",
+                kind="lines",
                 title="Order parameter over depth",
                 says="How far the heads of each layer point to one place, beside the level of as many "
                 "independent heads.",
                 misleads="all heads park on the first token: that alone raises the line with it kept.",
                 variables=("order_parameter",),
-                references=("order_parameter_independent",),
+                references=(
+                    "order_parameter_independent",
+                    "order_parameter_random_weights",
+                    "order_parameter_shuffled_tokens",
+                ),
                 select={"category": "all"},
-                series="first_position",
+                panels="first_position",
                 limits=(0.0, 1.0),
             ),
             ViewSpec(
-                kind="layer_lines",
+                kind="lines",
                 title="Consistency within prompts and across prompts",
                 says="Mean agreement of pairs of heads in the same prompt, beside that of pairs taken from "
                 "different prompts at the same query. The difference belongs to the prompt.",
                 misleads="heads that attend by position alone agree across prompts just as well.",
                 variables=("consistency",),
-                references=("consistency_null",),
+                references=(
+                    "consistency_null",
+                    "consistency_random_weights",
+                    "consistency_shuffled_tokens",
+                ),
                 select={"category": "all", "first_position": "drop"},
+                claim="consistency",
             ),
             ViewSpec(
-                kind="layer_lines",
+                kind="lines",
                 title="Phase dispersion over depth",
                 says="Circular standard deviation of the heads' directions at each layer.",
                 misleads="read with the first position kept: a shared sink makes it small.",
@@ -337,6 +350,10 @@ class HeadSync(Analysis):
             )
 
         return Planted(layers, lengths, facts, expect)
+
+    def trial(self, rng: np.random.Generator, world: str, strength: float) -> Planted:
+        """Return heads that agree by position alone, and layers in step: see `worlds.layers_in_step`."""
+        return worlds.layers_in_step(rng, world, strength, "consistency")
 
 
 def query_grid(n_queries: int, first: int) -> torch.Tensor:

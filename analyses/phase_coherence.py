@@ -11,15 +11,20 @@ import torch
 import xarray as xr
 from numpy.typing import NDArray
 
-from resonance_lens.contract import Accumulated, Analysis, Evidence, Planted, Where, parameter
+from resonance_lens import worlds
+from resonance_lens.contract import Accumulated, Analysis, Claim, Evidence, Planted, Where, parameter
 from resonance_lens.dsp import attention
 from resonance_lens.dsp.circular import SMALLEST_RESULTANT
+from resonance_lens.dsp.surrogates import ChosenRows, key_orders, surrogate_resultants
 from resonance_lens.features import Features
 from resonance_lens.labels import Labelled, rank_heads
 from resonance_lens.planting import attention_facts, peaked_rows, permuted_rows
+from resonance_lens.prompts import EVERYTHING
 from resonance_lens.registry import register
 from resonance_lens.result import Result, Target, ViewSpec
 from resonance_lens.signal import Signal
+from resonance_lens.stats.samples import AnySample, Surrogates, estimates_of, of_prompts
+from resonance_lens.stats.streams import stream
 
 
 @register
@@ -48,8 +53,22 @@ class PhaseCoherence(Analysis):
     version: ClassVar[str] = "1"
     sites: ClassVar[tuple[str, ...]] = ("pattern",)
     evidence: ClassVar[Evidence] = "proxy"
-    baselines: ClassVar[tuple[str, ...]] = ("uniform_causal",)
+    baselines: ClassVar[tuple[str, ...]] = ("uniform_causal", "random_weights", "shuffled_tokens")
     nulls: ClassVar[tuple[str, ...]] = ("permuted_keys",)
+    claims: ClassVar[tuple[Claim, ...]] = (
+        Claim(
+            variable="coherence_squared",
+            long_name="mean square of R",
+            units="1",
+            null="permuted_keys",
+            against="the same weights on permuted keys, the first key fixed",
+            dims=("first_position", "layer", "head"),
+            family=("layer", "head"),
+            places="heads",
+            minimum_effect=0.05,
+            reading=(("first_position", "drop"),),
+        ),
+    )
     minimum_effect: ClassVar[float] = 0.05
     headline: ClassVar[str] = "coherence"
     source: ClassVar[str] = (
@@ -75,6 +94,14 @@ class PhaseCoherence(Analysis):
         8, minimum=4, help="leave out queries that see fewer keys: their windows are too short"
     )
 
+    surrogates: int = parameter(
+        0,
+        minimum=0,
+        maximum=9_999,
+        help="test against so many key orders drawn in each prompt, at up to 64 queries, instead of over "
+        "prompts: for fewer than six prompts",
+    )
+
     @property
     def min_tokens(self) -> int:
         """A prompt needs at least one query that sees ``min_keys`` keys."""
@@ -89,13 +116,18 @@ class PhaseCoherence(Analysis):
             sliding=where.facts.sliding_windows[where.layer or 0],
             circle=self.circle,  # type: ignore[arg-type]
         )
-        return Features.of(
-            where.prompts, carry=rows.carry(squares=attention.row_squares(pattern, rows.window))
-        )
+        carry = rows.carry(squares=attention.row_squares(pattern, rows.window))
+        if self.surrogates:
+            seen = rows.window
+            counted = rows.real & (seen.size >= self.min_keys)
+            carry["chosen"] = ChosenRows.read(pattern, seen, counted)
+        return Features.of(where.prompts, carry=carry)
 
     def join(self, layers: Sequence[Features], where: Where) -> Features:
         """Return the mean over queries of R, R^2, its null mean, the phasor and its place."""
-        rows = attention.Rows.fold([features.carry for features in layers])
+        carried = [dict(features.carry) for features in layers]
+        drawn = self._draw([carry.pop("chosen") for carry in carried], where) if self.surrogates else {}
+        rows = attention.Rows.fold(carried)
         sums, seen, squares = rows.moments, rows.window, rows.extra["squares"]
         laid = attention.angles(seen, self.circle)  # type: ignore[arg-type]
         counts = (rows.real & (seen.size >= self.min_keys))[:, None]  # [batch, 1, query]
@@ -140,7 +172,15 @@ class PhaseCoherence(Analysis):
                 # Over the queries that each head's own mean is over.
                 "uniform": mean(uniform[:, :, None].expand_as(valid)),
             },
+            sums=drawn,
         )
+
+    def _draw(self, chosen: Sequence[ChosenRows], where: Where) -> dict[str, torch.Tensor]:
+        """Return R^2 under each order of the keys, the true one first, summed over prompts, and how many."""
+        generators = [stream(where.seed, "permuted keys", prompt) for prompt in where.prompts]
+        orders = key_orders(generators, where.lengths, self.surrogates)
+        found = surrogate_resultants(chosen, orders, self.circle)  # type: ignore[arg-type]
+        return {"drawn": found.squares, "drawn_prompts": found.prompts}
 
     def _centroid(self, z: torch.Tensor, seen: attention.Window) -> torch.Tensor:
         """Return where each phasor points, as a distance back from the query in tokens."""
@@ -151,7 +191,7 @@ class PhaseCoherence(Analysis):
         return (back + 0.5).remainder(sizes) - 0.5
 
     def conclude(self, seen: Accumulated) -> xr.Dataset:
-        """Return coherence, its baseline, and its square beside the mean square under permutation."""
+        """Return coherence beside that of uniform attention, and where the mean phasor points."""
         rows = {name: np.moveaxis(v, 2, 1) for name, v in seen.plain.rows.items()}
         dims = ("first_position", "layer", "head")
         out = Labelled(seen, self.name)
@@ -159,15 +199,6 @@ class PhaseCoherence(Analysis):
         out.add_mean(
             "coherence_uniform", dims, rows["uniform"], "R of uniform attention", "1", interval=False
         )
-        out.add_mean("coherence_squared", dims, rows["squared"], "mean square of R", "1")
-        out.add_mean(
-            "coherence_squared_null", dims, rows["null"],
-            "mean square of R with keys permuted", "1", interval=False,
-        )  # fmt: skip
-        out.add_mean(
-            "coherence_squared_effect", dims, rows["squared"] - rows["null"],
-            "mean square of R minus that with keys permuted", "1", by_prompt=True,
-        )  # fmt: skip
         phasor = np.stack([_mean(rows["real"] + 1j * rows["imag"], m) for m in seen.groups.values()])
         angle = np.where(abs(phasor) > SMALLEST_RESULTANT, np.mod(np.angle(phasor), 2 * np.pi), np.nan)
         out.add(
@@ -177,20 +208,40 @@ class PhaseCoherence(Analysis):
         out.add_mean("centroid", dims, rows["centroid"], "distance back that the phasor points to", "tokens")
         return out.dataset()
 
+    def units(self, n_prompts: int) -> tuple[str, int]:
+        """Return that the units are prompts, or the orders that are drawn."""
+        return ("draw", self.surrogates) if self.surrogates else ("prompt", n_prompts)
+
+    def samples(self, seen: Accumulated) -> Mapping[str, Mapping[str, AnySample]]:
+        """Return the mean square of R of each prompt beside its mean over permutations of the keys.
+
+        With ``surrogates`` the test is against the orders drawn, over the queries that were read for it.
+        """
+        value, null = (np.moveaxis(seen.plain.rows[name], 2, 1) for name in ("squared", "null"))
+        samples = of_prompts(value, null, seen.groups)
+        if self.surrogates:
+            sums = seen.plain.sums
+            with np.errstate(invalid="ignore"):
+                means = np.moveaxis(sums["drawn"] / sums["drawn_prompts"], 2, 1)  # [draw, 2, layer, head]
+            # Drawn once for all prompts: a category has the estimates, and no test.
+            samples = {
+                category: Surrogates(
+                    means[0], means[1:] if category == EVERYTHING else means[:0], estimates_of(sample)
+                )
+                for category, sample in samples.items()
+            }
+        return {"coherence_squared": samples}
+
     def summary(self, result: Result) -> str:
-        """Return how many heads exceed the null by the minimum effect, without the first position."""
+        """Return how mean coherence changes with depth, with the first position and without it."""
         data = result.data.sel(category="all", first_position="drop")
-        above = data.coherence_squared_effect_low > self.minimum_effect
         kept = result.data.coherence.sel(category="all", first_position="keep").mean("head")
         dropped = data.coherence.mean("head")
         third = max(1, kept.sizes["layer"] // 3)  # single layers differ too much to stand for depth
         kept, dropped = ([float(c[:third].mean()), float(c[-third:].mean())] for c in (kept, dropped))
         return (
-            f"{int(above.sum())} of {above.size} heads are more concentrated than the same weights on "
-            f"permuted keys (mean R^2 higher by more than {self.minimum_effect}, lower 95 % bound over "
-            f"prompts, first position left out). From the first third of the layers to the last, mean "
-            f"coherence goes from {kept[0]:.2f} to {kept[1]:.2f} with the first position and from "
-            f"{dropped[0]:.2f} to {dropped[1]:.2f} without it."
+            f"From the first third of the layers to the last, mean coherence goes from {kept[0]:.2f} to "
+            f"{kept[1]:.2f} with the first position and from {dropped[0]:.2f} to {dropped[1]:.2f} without it."
         )
 
     def views(self, result: Result) -> list[ViewSpec]:
@@ -198,17 +249,32 @@ class PhaseCoherence(Analysis):
         best = tuple((t.layer, t.head) for t in self.targets(result, 6) if t.head is not None)
         return [
             ViewSpec(
-                kind="layer_lines",
+                kind="lines",
                 title="Coherence over depth, with and without the first position",
-                says="Mean over heads of the coherence R at each layer, beside that of uniform attention "
-                "over the same windows.",
-                misleads="the first token collects attention: the line with it kept then shows the sink, "
-                "not concentration among the other tokens.",
+                says="Mean over heads of the coherence R at each layer, as the model has it and with the "
+                "first position taken out, beside uniform attention over the same windows, the same "
+                "architecture with random weights, and the model on shuffled text.",
+                misleads="the left panel is read alone: the first token collects attention, and a head that "
+                "looks at one key is coherent whatever it does with the others.",
                 variables=("coherence",),
-                references=("coherence_uniform",),
+                references=("coherence_uniform", "coherence_random_weights", "coherence_shuffled_tokens"),
                 select={"category": "all"},
-                series="first_position",
+                panels="first_position",
                 limits=(0.0, 1.0),
+            ),
+            ViewSpec(
+                kind="lines",
+                title="Concentration beside the permuted-key null",
+                says="Mean over heads of R^2, first position left out, beside that of the same weights on "
+                "permuted keys. What lies between the two is a preference for neighbouring keys.",
+                misleads="heads above and below the null cancel in a mean over heads: see the map.",
+                variables=("coherence_squared",),
+                references=(
+                    "coherence_squared_null",
+                    "coherence_squared_random_weights",
+                    "coherence_squared_shuffled_tokens",
+                ),
+                select={"category": "all", "first_position": "drop"},
             ),
             ViewSpec(
                 kind="layer_head_map",
@@ -219,6 +285,7 @@ class PhaseCoherence(Analysis):
                 "reason; compare its centroid.",
                 variables=("coherence_squared_effect",),
                 select={"category": "all", "first_position": "drop"},
+                claim="coherence_squared",
                 colours="diverging",
             ),
             ViewSpec(
@@ -290,6 +357,10 @@ class PhaseCoherence(Analysis):
             assert not bool((low > self.minimum_effect).any()), "a head above its null was found in noise"
 
         return Planted(layers, lengths, facts, expect)
+
+    def trial(self, rng: np.random.Generator, world: str, strength: float) -> Planted:
+        """Return heads whose keys can be exchanged, some with a peak: see `worlds.heads`."""
+        return worlds.heads(rng, world, strength, "coherence_squared")
 
 
 def _mean(values: NDArray[Any], members: NDArray[np.bool_]) -> NDArray[Any]:

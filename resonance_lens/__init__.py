@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from resonance_lens.result import Result, Target, ViewSpec
     from resonance_lens.runs import Run
     from resonance_lens.signal import Signal
+    from resonance_lens.tasks import Task
 
 _HOME = {
     "Analysis": "contract",
@@ -33,6 +34,7 @@ _HOME = {
     "Run": "runs",
     "Signal": "signal",
     "Target": "result",
+    "Task": "tasks",
     "ViewSpec": "result",
     "analyze": "engine",
     "compare": "comparison",
@@ -54,6 +56,7 @@ __all__ = [
     "Run",
     "Signal",
     "Target",
+    "Task",
     "ViewSpec",
     "__version__",
     "analyze",

@@ -20,11 +20,14 @@ from torch import Tensor
 
 from resonance_lens.errors import ParameterError, wrong_parameter
 from resonance_lens.facts import Facts
-from resonance_lens.features import Features, stack_layers
+from resonance_lens.features import Features, deal, stack_layers
 from resonance_lens.prompts import EVERYTHING
 from resonance_lens.registry import EVIDENCE as EVIDENCE
 from resonance_lens.result import Result, Target, ViewSpec
 from resonance_lens.signal import Signal
+from resonance_lens.stats.inference import Correction
+from resonance_lens.stats.samples import AnySample
+from resonance_lens.tasks import Task
 
 Evidence = Literal["measured", "proxy", "synthetic"]
 
@@ -95,10 +98,69 @@ class Condition:
         What the condition is called in ``Where.condition`` and in the accumulated features.
     tokens
         ``given``, or ``shuffled``: the tokens of each prompt in random order, the first kept.
+    weights
+        ``given``, or ``random``: a twin of the model whose weights are drawn anew.
     """
 
     name: str = "plain"
     tokens: Literal["given", "shuffled"] = "given"
+    weights: Literal["given", "random"] = "given"
+
+
+BASELINE_CONDITIONS: dict[str, Condition] = {
+    "random_weights": Condition("random_weights", weights="random"),
+    "shuffled_tokens": Condition("shuffled_tokens", tokens="shuffled"),
+}
+"""Baselines that take passes of their own; an analysis that names one in ``baselines`` is run under it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """Something that an analysis says with a p: a value that differs from its null.
+
+    The engine makes the variables of the result: beside the value ``x`` its bounds, its null with the
+    band in which 95 % of means would lie under it, ``x_effect`` (value minus null) with bounds, its size in
+    standard deviations, p and q.
+
+    Attributes
+    ----------
+    variable
+        Name ``x`` of the value.
+    long_name, units
+        Of the value.
+    null
+        Name of the null; one of the analysis's ``nulls``.
+    against
+        What the null is, as a phrase: ``the same weights on permuted keys, the first key fixed``.
+    dims
+        Of one value: of what :meth:`Analysis.samples` returns, without the unit.
+    family
+        The dims whose places are tested together; each place along another dim, and each category, is
+        a family of its own.
+    places
+        What the family counts, in the plural: ``heads``, ``layers``.
+    minimum_effect
+        The smallest effect that counts as one, in ``units``, said beforehand.
+    reading
+        Where counts are read off along dims outside the family: ``(("first_position", "drop"),)``.
+    undefined
+        What not-a-number means, where the value may be it.
+    correction
+        ``maximum``: q by the largest statistic of the family. ``false_discovery``: Benjamini-Hochberg.
+    """
+
+    variable: str
+    long_name: str
+    units: str
+    null: str
+    against: str
+    dims: tuple[str, ...]
+    family: tuple[str, ...]
+    places: str
+    minimum_effect: float
+    reading: tuple[tuple[str, str], ...] = ()
+    undefined: str = ""
+    correction: Correction = "maximum"
 
 
 @dataclass(frozen=True)
@@ -126,11 +188,17 @@ class Where:
         Integers ``[batch]``: real tokens of each prompt.
     tokens
         Integers ``[batch, token]``, real tokens first.
+    groups
+        For each prompt of the batch, the jackknife group that it is dealt to, below `N_BLOCKS`.
+    seed
+        Of the run, for draws that are made while observing: key them by prompt as well.
     condition
         Name of the `Condition` that the pass is made under.
     readout
         Turns residual-stream vectors ``[..., d_model]`` into logits ``[..., d_vocab]`` through the
         model's final norm, once, and its unembedding.
+    task
+        What the prompts stand for, where they are a `Task`.
     """
 
     facts: Facts
@@ -139,8 +207,11 @@ class Where:
     prompts: tuple[int, ...]
     lengths: Tensor
     tokens: Tensor
+    groups: tuple[int, ...]
+    seed: int
     condition: str
     readout: Callable[[Tensor], Tensor]
+    task: Task | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,6 +228,10 @@ class Accumulated:
         One per row; categories are ``None`` where none were given.
     seed
         For resampling: results are a function of the features and of this number.
+    task
+        What the prompts stand for, where they are a `Task`.
+    intervals
+        Whether bounds are wanted; of a baseline only the means are.
     """
 
     features: Mapping[str, Features]
@@ -165,11 +240,22 @@ class Accumulated:
     prompt_ids: tuple[str, ...]
     categories: tuple[str | None, ...]
     seed: int
+    task: Task | None = None
+    intervals: bool = True
+
+    def under(self, condition: str) -> Accumulated:
+        """Return what was observed under another condition as if it were the plain one, for its means."""
+        return dataclasses.replace(self, features={"plain": self.features[condition]}, intervals=False)
 
     @property
     def plain(self) -> Features:
         """The features of the plain condition."""
         return self.features["plain"]
+
+    @property
+    def jackknife(self) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """The jackknife group of each row."""
+        return np.array(deal(self.categories))
 
     @property
     def groups(self) -> dict[str, np.ndarray[Any, np.dtype[np.bool_]]]:
@@ -196,6 +282,10 @@ class Planted:
         Called with the result; raises `AssertionError` with a sentence if the answer is wrong.
     readout
         As in `Where`, where the analysis needs one.
+    task
+        As in `Where`, where the analysis needs one.
+    truth
+        By claim variable, booleans over the claim's family: the places where something was planted.
     """
 
     layers: Sequence[Mapping[str, Tensor]]
@@ -203,6 +293,8 @@ class Planted:
     facts: Facts
     expect: Callable[[xr.Dataset], None]
     readout: Callable[[Tensor], Tensor] | None = None
+    task: Task | None = None
+    truth: Mapping[str, np.ndarray[Any, np.dtype[np.bool_]]] = dataclasses.field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,9 +316,12 @@ class Analysis(abc.ABC):
     evidence
         Of `EVIDENCE`.
     baselines
-        What its numbers are without learning or content: effects and intervals, no p.
+        What its numbers are without learning or content: effects and intervals, no p. Those of
+        `BASELINE_CONDITIONS` are passes that the engine makes; the others the analysis computes.
     nulls
-        What its claims are tested against.
+        Names of what its claims are tested against.
+    claims
+        What it says with a p, each against one of the nulls.
     minimum_effect
         The smallest effect that counts as one, in units of the headline variable, said beforehand.
     headline
@@ -246,6 +341,7 @@ class Analysis(abc.ABC):
     evidence: ClassVar[Evidence]
     baselines: ClassVar[tuple[str, ...]]
     nulls: ClassVar[tuple[str, ...]]
+    claims: ClassVar[tuple[Claim, ...]] = ()
     minimum_effect: ClassVar[float]
     headline: ClassVar[str]
     source: ClassVar[str]
@@ -279,6 +375,17 @@ class Analysis(abc.ABC):
     def conclude(self, seen: Accumulated) -> xr.Dataset:
         """Return the result, labelled, from everything observed."""
 
+    def samples(self, seen: Accumulated) -> Mapping[str, Mapping[str, AnySample]]:
+        """Return what each claim is tested on, by its variable and by category.
+
+        Values and nulls are ``[unit, *claim.dims]``. Every category of ``seen.groups`` has a sample.
+        """
+        return {}
+
+    def units(self, n_prompts: int) -> tuple[str, int]:
+        """Return what the units of the samples are, and how many of them so many prompts give."""
+        return "prompt", n_prompts
+
     def summary(self, result: Result) -> str:
         """Return one or two sentences that say what the result says, with its numbers."""
         return ""
@@ -298,6 +405,26 @@ class Analysis(abc.ABC):
     @abc.abstractmethod
     def null(self, rng: np.random.Generator) -> Planted:
         """Return input in which this analysis must find nothing."""
+
+    def trial(self, rng: np.random.Generator, world: str, strength: float) -> Planted:
+        """Return input for one trial of the calibration of the claims.
+
+        Parameters
+        ----------
+        rng
+            Everything random comes from it.
+        world
+            One of `resonance_lens.worlds.WORLDS`: how the nulls of the claims are true.
+        strength
+            0: they are true everywhere. Above it: something is planted, in some places, so strongly;
+            ``truth`` says where.
+
+        Raises
+        ------
+        NotImplementedError
+            If the analysis has claims and does not say how to try them.
+        """
+        raise NotImplementedError(f"{self.name} has claims, and no trial() to calibrate them with")
 
     def parameters(self) -> dict[str, Any]:
         """Return the parameters and their values, as plain data."""

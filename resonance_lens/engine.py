@@ -5,28 +5,33 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from tqdm import tqdm
 
 from resonance_lens import provenance
 from resonance_lens.batches import Tokenized, make_batches, require_long_enough, tokenize
-from resonance_lens.contract import Accumulated, Analysis, Condition
+from resonance_lens.claims import with_baselines, with_claims
+from resonance_lens.contract import BASELINE_CONDITIONS, Accumulated, Analysis, Condition
 from resonance_lens.errors import (
+    AdapterError,
     AnalysisError,
     ModelError,
     ParameterError,
     PromptError,
+    unknown,
     wrong_parameter,
 )
 from resonance_lens.exhibits import show_heads
-from resonance_lens.facts import Batch
-from resonance_lens.features import Features
+from resonance_lens.facts import Batch, Facts
+from resonance_lens.features import Features, deal
 from resonance_lens.hooks import ModelAdapter, attach, proof
 from resonance_lens.hooks.adapter import Adapter
+from resonance_lens.hooks.twin import random_twin
+from resonance_lens.methods import findings, methods
 from resonance_lens.observing import layers_of, observe_batch
 from resonance_lens.partial import Partial
 from resonance_lens.plan import Plan, make_plan
@@ -35,6 +40,7 @@ from resonance_lens.registry import get_analysis
 from resonance_lens.result import Result
 from resonance_lens.runs import Run
 from resonance_lens.stats.streams import stream
+from resonance_lens.tasks import Task
 
 BATCH_TOKENS = 2048
 """Tokens of one pass, padding included, unless the user says otherwise."""
@@ -53,6 +59,7 @@ def run(
     padding_side: str = "right",
     device: str | None = None,
     dtype: str | torch.dtype | None = None,
+    baselines: Iterable[str] | Literal["all"] = "all",
     progress: bool = True,
     check: bool = True,
 ) -> Run:
@@ -64,7 +71,8 @@ def run(
         A TransformerBridge or HookedTransformer, or a name or folder for `load_model`.
     prompts
         A list of texts, ``{category: [texts]}``, a JSONL or text file, token ids, or ``"demo"``: see
-        `read_prompts`. Prompts of different lengths are batched by length and never cut off.
+        `read_prompts`. Prompts of different lengths are batched by length and never cut off. Or a
+        `Task`, whose inputs are ordered values.
     analyses
         Names, or instances that carry parameters of their own; ``"all"`` for every one there is.
     parameters
@@ -82,6 +90,10 @@ def run(
         ``right`` or ``left``; results do not depend on it.
     device, dtype
         Where and in what type to load a model that is given by name.
+    baselines
+        Which of the baselines that take passes of their own to make, of those that an analysis names:
+        ``random_weights`` (a twin of the model whose weights are drawn anew) and ``shuffled_tokens``; or
+        ``"all"``. Each costs as much as the run itself, and the twin as much memory as the weights.
     progress
         Whether to show a progress bar on standard error.
     check
@@ -100,27 +112,36 @@ def run(
         cannot be written.
     """
     started = time.perf_counter()
-    chosen = choose_analyses(analyses, parameters)
+    chosen = choose_analyses(analyses, parameters, task=isinstance(prompts, Task))
     if type(batch_tokens) is not int or batch_tokens < 1:
         raise ParameterError(wrong_parameter("run", "batch_tokens", "an integer of at least 1", batch_tokens))
     if padding_side not in ("right", "left"):
         raise ParameterError(wrong_parameter("run", "padding_side", "'right' or 'left'", padding_side))
-    texts = read_prompts(prompts)
+    wanted = _baselines(baselines)
+    task = prompts if isinstance(prompts, Task) else None
+    texts = read_prompts(prompts if task is None else task.prompts())
     adapter = attach(_model(model, device, dtype, progress))
     if not adapter.runs:
         raise ModelError("run needs a model; for an ActivationCache call analyze(cache, name).")
+    _require_task(chosen, task)
     tokenized = tokenize(texts, adapter.facts, adapter.tokenizer, prepend_bos)
     require_long_enough(tokenized, chosen)
     layers = layers_of(adapter, chosen)
+    conditions = {a.name: conditions_of(a, adapter.facts, wanted) for a in chosen}
     record = provenance.of_run(
         adapter, texts, tokenized, seed=seed, prepend_bos=prepend_bos, batch_tokens=batch_tokens
     )
+    record["conditions"] = {name: [c.name for c in those] for name, those in conditions.items()}
     record["started"] = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     partial = Partial.open(None if out is None else Path(out), record, chosen)
     if partial.finished is not None:
         return partial.finished
     if check and isinstance(adapter, ModelAdapter):
         proof.require(adapter, sorted({site for analysis in chosen for site in analysis.sites}))
+    adapters, missing = _adapters(adapter, conditions, seed)
+    record["baselines_missing"] = missing
+    conditions = {name: [c for c in those if c.name not in missing] for name, those in conditions.items()}
+    groups = deal([p.category for p in texts])
     # Batches of what is left to do: a run may be resumed with another batch size.
     batches = make_batches(tokenized, batch_tokens, padding_side, done=partial.done)
 
@@ -132,9 +153,24 @@ def run(
         disable=not progress,
     ) as bar:
         for batch in batches:
-            partial.add(_observe_conditions(adapter, batch, chosen, layers, tokenized, seed))
+            features: dict[str, dict[str, Features]] = {analysis.name: {} for analysis in chosen}
+            for condition in dict.fromkeys(c for those in conditions.values() for c in those):
+                observed = observe_batch(
+                    adapters[condition.weights],
+                    batch if condition.tokens == "given" else _shuffled(batch, tokenized, seed),
+                    [analysis for analysis in chosen if condition in conditions[analysis.name]],
+                    layers,
+                    groups=groups,
+                    seed=seed,
+                    condition=condition.name,
+                    task=task,
+                )
+                for name, found in observed.items():
+                    features[name][condition.name] = found
+            partial.add(features)
             bar.update(len(batch.prompts))
 
+    adapters.clear()  # the twin's weights are not needed any more
     results = {}
     for analysis in chosen:
         accumulated = Accumulated(
@@ -144,6 +180,7 @@ def run(
             prompt_ids=tuple(p.id for p in texts),
             categories=tuple(p.category for p in texts),
             seed=seed,
+            task=task,
         )
         results[analysis.name] = conclude(analysis, accumulated, record)
     exhibits = show_heads(adapter, tokenized, results.values())
@@ -202,8 +239,13 @@ def analyze(
     tokenized = [Tokenized(prompt, prompt.tokens or ()) for prompt in prompts]
     require_long_enough(tokenized, [chosen])
     layers = layers_of(adapter, [chosen])
-    features = observe_batch(adapter, batch, [chosen], layers)[chosen.name]
+    _require_task([chosen], None)
+    groups = deal([None] * len(prompts))
+    features = observe_batch(adapter, batch, [chosen], layers, groups=groups, seed=seed)[chosen.name]
     record = provenance.of_run(adapter, prompts, tokenized, seed=seed, prepend_bos=None, batch_tokens=None)
+    record["baselines_missing"] = dict.fromkeys(
+        BASELINE_CONDITIONS, "a cache holds one pass; run(model, ...) measures it."
+    )
     accumulated = Accumulated(
         features={"plain": features.sorted()},
         facts=adapter.facts,
@@ -225,23 +267,32 @@ def plan(
     batch_tokens: int = BATCH_TOKENS,
     prepend_bos: bool | None = None,
     out: str | Path | None = None,
+    baselines: Iterable[str] | Literal["all"] = "all",
     progress: bool = False,
 ) -> Plan:
-    """Return what `run` would do with the same arguments: passes, hooks, memory and files."""
-    chosen = choose_analyses(analyses, parameters)
-    texts = read_prompts(prompts)
+    """Return what `run` would do with the same arguments: passes, hooks, memory, files, what it can find."""
+    chosen = choose_analyses(analyses, parameters, task=isinstance(prompts, Task))
+    wanted = _baselines(baselines)
+    task = prompts if isinstance(prompts, Task) else None
+    texts = read_prompts(prompts if task is None else task.prompts())
     adapter = attach(_model(model, None, None, progress))
+    _require_task(chosen, task)
     tokenized = tokenize(texts, adapter.facts, adapter.tokenizer, prepend_bos)
     require_long_enough(tokenized, chosen)
     layers = layers_of(adapter, chosen)
-    return make_plan(adapter.facts, make_batches(tokenized, batch_tokens), chosen, layers, out)
+    conditions = {a.name: conditions_of(a, adapter.facts, wanted) for a in chosen}
+    return make_plan(adapter.facts, make_batches(tokenized, batch_tokens), chosen, layers, conditions, out)
 
 
 def choose_analyses(
     analyses: str | Analysis | Iterable[str | Analysis],
     parameters: Mapping[str, Mapping[str, Any]] | None = None,
+    *,
+    task: bool = False,
 ) -> list[Analysis]:
     """Return instances for names and instances, with their parameters.
+
+    ``all`` are those that can be run on what is given: without a ``task``, those that need none.
 
     Raises
     ------
@@ -254,7 +305,7 @@ def choose_analyses(
 
     items = [analyses] if isinstance(analyses, str | Analysis) else list(analyses)
     if items == ["all"]:
-        items = [*usable_analyses()]
+        items = [name for name in usable_analyses() if task or "task" not in get_analysis(name).needs]
     if not items:
         raise AnalysisError(f"No analysis was named; there are {', '.join(catalogue())}.")
     given = dict(parameters or {})
@@ -276,21 +327,22 @@ def choose_analyses(
 
 def conclude(analysis: Analysis, accumulated: Accumulated, record: Mapping[str, Any]) -> Result:
     """Return the result of one analysis from everything observed, with what it says as data."""
-    data = analysis.conclude(accumulated)
-    bare = Result(name=analysis.name, data=data, provenance=provenance.of_result(analysis, record))
+    data, tests, samples = with_claims(analysis.conclude(accumulated), analysis, accumulated)
+    data = with_baselines(data, analysis, accumulated, samples)
+    about = provenance.of_result(analysis, record, accumulated, tests)
+    bare = Result(name=analysis.name, data=data, provenance=about)
     return Result(
         name=bare.name,
         data=data,
         provenance=bare.provenance,
-        summary=analysis.summary(bare),
+        summary=f"{analysis.summary(bare)} {findings(bare)}".strip(),
+        methods=methods(bare),
         views=tuple(analysis.views(bare)),
         ranked=tuple(analysis.targets(bare, 50)),
     )
 
 
 def _with_parameters(cls: type[Analysis], values: Mapping[str, Any]) -> Analysis:
-    from resonance_lens.errors import unknown
-
     known = [field.name for field in dataclasses.fields(cls)]
     for name in values:
         if name not in known:
@@ -310,25 +362,45 @@ def _model(model: Any, device: str | None, dtype: Any, progress: bool) -> Any:
     return model
 
 
-def _observe_conditions(
-    adapter: Adapter,
-    batch: Batch,
-    analyses: Sequence[Analysis],
-    layers: Mapping[str, tuple[int, ...]],
-    prompts: Sequence[Tokenized],
-    seed: int,
-) -> dict[str, dict[str, Features]]:
-    """Return the features of a batch by analysis and condition; analyses that share one share its pass."""
-    wanted: dict[Condition, list[Analysis]] = {}
+def conditions_of(analysis: Analysis, facts: Facts, baselines: Collection[str]) -> list[Condition]:
+    """Return the conditions that an analysis is run under: its design, and the baselines that it names."""
+    named = [BASELINE_CONDITIONS[name] for name in BASELINE_CONDITIONS if name in analysis.baselines]
+    wanted = [condition for condition in named if condition.name in baselines]
+    return list(dict.fromkeys([*analysis.design(facts).conditions, *wanted]))
+
+
+def _baselines(baselines: Iterable[str] | str) -> list[str]:
+    if baselines == "all":
+        return list(BASELINE_CONDITIONS)
+    names = [baselines] if isinstance(baselines, str) else list(baselines)
+    for name in names:
+        if name not in BASELINE_CONDITIONS:
+            raise ParameterError(unknown("baseline", name, [*BASELINE_CONDITIONS, "all"]))
+    return names
+
+
+def _require_task(analyses: Sequence[Analysis], task: Task | None) -> None:
     for analysis in analyses:
-        for condition in analysis.design(adapter.facts).conditions:
-            wanted.setdefault(condition, []).append(analysis)
-    features: dict[str, dict[str, Features]] = {analysis.name: {} for analysis in analyses}
-    for condition, those in wanted.items():
-        conditioned = batch if condition.tokens == "given" else _shuffled(batch, prompts, seed)
-        for name, found in observe_batch(adapter, conditioned, those, layers, condition.name).items():
-            features[name][condition.name] = found
-    return features
+        if task is None and "task" in analysis.needs:
+            raise AnalysisError(
+                f"{analysis.name} needs a task, whose inputs are ordered values, in place of prompts: "
+                "see resonance_lens.Task."
+            )
+
+
+def _adapters(
+    adapter: Adapter, conditions: Mapping[str, Sequence[Condition]], seed: int
+) -> tuple[dict[str, Adapter], dict[str, str]]:
+    """Return the adapters by kind of weights, and why there is no twin where there can be none."""
+    adapters: dict[str, Adapter] = {"given": adapter}
+    needing = {c.name for those in conditions.values() for c in those if c.weights == "random"}
+    if not needing:
+        return adapters, {}
+    try:
+        adapters["random"] = random_twin(adapter, seed)
+    except AdapterError as error:
+        return adapters, dict.fromkeys(sorted(needing), str(error))
+    return adapters, {}
 
 
 def _shuffled(batch: Batch, prompts: Sequence[Tokenized], seed: int) -> Batch:

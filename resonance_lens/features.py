@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from resonance_lens.errors import AnalysisError
 
-N_BLOCKS = 10
-"""Groups of prompts for the jackknife: prompt ``p`` is in group ``p % N_BLOCKS``."""
+N_BLOCKS = 20
+"""Groups of prompts for the jackknife; see `deal`."""
 
 Array = NDArray[Any]
 
@@ -166,11 +166,23 @@ def stack_layers(layers: Sequence[Features]) -> Features:
     )
 
 
-def block_sums(per_prompt: Any, prompts: Sequence[int]) -> Array:
+def deal(categories: Sequence[str | None]) -> tuple[int, ...]:
+    """Return the jackknife group of each prompt: dealt in turn, the prompts of a category one after another.
+
+    So every group has its share of every category, however the categories are interleaved.
+    """
+    names = list(dict.fromkeys(categories))
+    order = np.argsort([names.index(category) for category in categories], kind="stable")
+    groups = np.empty(len(order), dtype=np.int64)
+    groups[order] = np.arange(len(order)) % N_BLOCKS
+    return tuple(groups.tolist())
+
+
+def block_sums(per_prompt: Any, groups: Sequence[int]) -> Array:
     """Return ``[N_BLOCKS, ...]``: the rows of ``per_prompt`` (``[prompt, ...]``) added up by group."""
     values = as_array(per_prompt)
     blocks = np.zeros((N_BLOCKS, *values.shape[1:]), dtype=values.dtype)
-    np.add.at(blocks, np.asarray(prompts) % N_BLOCKS, values)
+    np.add.at(blocks, np.asarray(groups), values)
     return blocks
 
 

@@ -20,6 +20,11 @@ FIRST_POSITION = ("keep", "drop")
 class Labelled:
     """Builds the dataset of a result, variable by variable.
 
+    Attributes
+    ----------
+    coords
+        Coordinates by dimension; those that no variable uses are left out.
+
     Parameters
     ----------
     seen
@@ -35,7 +40,7 @@ class Labelled:
     ) -> None:
         self._seen = seen
         self._name = name
-        self._coords: dict[str, Any] = {
+        self.coords: dict[str, Any] = {
             "prompt": list(seen.prompt_ids),
             "category": list(seen.groups),
             "layer": list(seen.layers),
@@ -66,6 +71,7 @@ class Labelled:
         With ``interval`` the variables ``<name>_low`` and ``<name>_high`` stand beside it (95 %, by
         resampling prompts), with ``by_prompt`` the rows themselves as ``<name>_prompt``.
         """
+        interval = interval and self._seen.intervals
         means, lows, highs = [], [], []
         for category, members in self._seen.groups.items():
             if interval:
@@ -88,7 +94,7 @@ class Labelled:
     def dataset(self, attrs: Mapping[str, Any] | None = None) -> xr.Dataset:
         """Return the dataset, with the coordinates that its variables use."""
         used = {dim for dims, _, _ in self._variables.values() for dim in dims}
-        coords = {name: values for name, values in self._coords.items() if name in used}
+        coords = {name: values for name, values in self.coords.items() if name in used}
         if "prompt" in used and any(self._seen.categories):
             coords["prompt_category"] = ("prompt", [category or "" for category in self._seen.categories])
         return xr.Dataset(self._variables, coords=coords, attrs=dict(attrs or {}))

@@ -19,6 +19,7 @@ from resonance_lens.facts import Batch
 from resonance_lens.features import Features
 from resonance_lens.hooks.adapter import Adapter
 from resonance_lens.signal import Signal
+from resonance_lens.tasks import Task
 
 SMALLEST_ROW_SUM = 0.5
 """A softmax sums to one in any precision; far below it is none."""
@@ -42,9 +43,32 @@ def observe_batch(
     batch: Batch,
     analyses: Sequence[Analysis],
     layers: Mapping[str, tuple[int, ...]],
+    *,
+    groups: Sequence[int],
+    seed: int,
     condition: str = "plain",
+    task: Task | None = None,
 ) -> dict[str, Features]:
     """Run one batch and return the joined features of each analysis.
+
+    Parameters
+    ----------
+    adapter
+        What serves the signals.
+    batch
+        The prompts.
+    analyses
+        That look on.
+    layers
+        Of each analysis: see `layers_of`.
+    groups
+        The jackknife group of every prompt of the run: see `resonance_lens.features.deal`.
+    seed
+        Of the run.
+    condition
+        What the batch is run under.
+    task
+        What the prompts stand for.
 
     Raises
     ------
@@ -60,8 +84,11 @@ def observe_batch(
         prompts=batch.prompts,
         lengths=batch.lengths,
         tokens=front_tokens(batch),
+        groups=tuple(int(groups[prompt]) for prompt in batch.prompts),
+        seed=seed,
         condition=condition,
         readout=adapter.readout,
+        task=task,
     )
     pending: dict[int, _Layer] = {}
     for analysis in analyses:

@@ -50,7 +50,7 @@ class Partial:
             If the folder cannot be written, or holds a run of other settings.
         """
         settings = {key: record[key] for key in SETTINGS} | {
-            "analyses": {a.name: [a.version, a.parameters()] for a in analyses}
+            "analyses": {a.name: [a.version, a.parameters(), record["conditions"][a.name]] for a in analyses}
         }
         settings = json.loads(json.dumps(settings))
         partial = Partial(folder, settings)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from resonance_lens.contract import Analysis
+from resonance_lens.contract import Analysis, Claim, Condition
 from resonance_lens.facts import SITE_AXES, Batch, Facts
+from resonance_lens.stats.inference import refusal, smallest_p
+from resonance_lens.stats.power import POWER, detectable_effect
 
 SIZES = {"head": "n_heads", "d_head": "d_head", "d_model": "d_model", "vocab": "d_vocab"}
 
@@ -31,6 +34,10 @@ class Plan:
         The largest signal that is alive at one time: one layer of one batch.
     analyses
         Names, with the layers that each observes.
+    conditions
+        For each analysis the passes that each batch takes: ``plain``, and baselines of their own.
+    claims
+        One sentence for each claim: what its family could find with so many prompts, or why nothing.
     files
         What would be written, if a folder is given.
     """
@@ -42,6 +49,8 @@ class Plan:
     hooks: int
     largest_signal_bytes: int
     analyses: Mapping[str, int]
+    conditions: Mapping[str, tuple[str, ...]]
+    claims: tuple[str, ...]
     files: tuple[str, ...]
 
     def as_dict(self) -> dict[str, Any]:
@@ -56,7 +65,11 @@ class Plan:
             f"hooks     {self.hooks} in each pass",
             f"memory    {self.largest_signal_bytes / 2**20:.1f} MiB for the largest signal held at once, "
             "beside the model's own",
-            *(f"analysis  {name} at {layers} layers" for name, layers in self.analyses.items()),
+            *(
+                f"analysis  {name} at {layers} layers: {', '.join(self.conditions[name])}"
+                for name, layers in self.analyses.items()
+            ),
+            *(f"claim     {claim}" for claim in self.claims),
             *(f"file      {name}" for name in self.files),
         ]
         return "\n".join(lines)
@@ -67,14 +80,16 @@ def make_plan(
     batches: Sequence[Batch],
     analyses: Sequence[Analysis],
     layers: Mapping[str, tuple[int, ...]],
+    conditions: Mapping[str, Sequence[Condition]],
     out: str | Path | None,
 ) -> Plan:
     """Return the plan of a run."""
-    conditions = {c for analysis in analyses for c in analysis.design(facts).conditions}
+    passes = {condition for those in conditions.values() for condition in those}
     listened = {(layer, site) for a in analyses for layer in layers[a.name] for site in a.sites}
     largest = max(batches, key=lambda batch: batch.tokens.numel())
     sites = {site for _, site in listened}
     signal_bytes = max(_bytes(site, facts, batch) for site in sites for batch in batches)
+    n_prompts = sum(len(batch.prompts) for batch in batches)
     files: tuple[str, ...] = ()
     if out is not None:
         folder = Path(out)
@@ -83,14 +98,41 @@ def make_plan(
             names.append("exhibits.nc")  # patterns of a few heads, for the page
         files = tuple(str(folder / name) for name in names)
     return Plan(
-        prompts=sum(len(batch.prompts) for batch in batches),
+        prompts=n_prompts,
         tokens=sum(int(batch.lengths.sum()) for batch in batches),
-        passes=len(batches) * len(conditions),
+        passes=len(batches) * len(passes),
         largest_batch=(largest.tokens.shape[0], largest.tokens.shape[1]),
         hooks=len(listened),
         largest_signal_bytes=signal_bytes,
         analyses={a.name: len(layers[a.name]) for a in analyses},
+        conditions={name: tuple(c.name for c in those) for name, those in conditions.items()},
+        claims=tuple(
+            _claim(analysis, claim, facts, len(layers[analysis.name]), n_prompts)
+            for analysis in analyses
+            for claim in analysis.claims
+        ),
         files=files,
+    )
+
+
+def _claim(analysis: Analysis, claim: Claim, facts: Facts, n_layers: int, n_prompts: int) -> str:
+    """Return what a claim could find with so many prompts."""
+    sizes = {"layer": n_layers, "head": facts.n_heads}
+    n_places = math.prod(sizes.get(dim, 1) for dim in claim.family)
+    known = all(dim in sizes for dim in claim.family)
+    unit, n_units = analysis.units(n_prompts)
+    what = f"{analysis.name}: {claim.long_name}"
+    refused = refusal(unit, n_units, n_places)
+    if refused:
+        return f"{what} cannot be tested: {refused}"
+    family = f"a family of {n_places} {claim.places}" if known else f"its {claim.places}"
+    if unit == "draw":
+        return f"{what}: {n_units} surrogates can reach p = {1 / (n_units + 1):.2g} over {family}"
+    effect = detectable_effect(n_units, n_places)
+    words = {"prompt": "prompts", "group": "groups of prompts"}[unit]
+    return (
+        f"{what}: {n_units} {words} find an effect of {effect:.2f} standard deviations in {POWER:.0%} of "
+        f"cases, over {family}; smallest p {smallest_p(n_units):.2g}"
     )
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+import json
 import platform
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -13,7 +15,8 @@ import numpy as np
 
 from resonance_lens import __version__
 from resonance_lens.batches import Tokenized
-from resonance_lens.contract import Analysis
+from resonance_lens.calibration import uncalibrated
+from resonance_lens.contract import BASELINE_CONDITIONS, Accumulated, Analysis
 from resonance_lens.hooks.adapter import Adapter
 from resonance_lens.prompts import Prompt, prompts_digest
 
@@ -52,8 +55,12 @@ def of_run(
     }
 
 
-def of_result(analysis: Analysis, record: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the provenance of one result: what the analysis says of itself, and the run's."""
+def of_result(
+    analysis: Analysis, record: Mapping[str, Any], seen: Accumulated, tests: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the provenance of one result: what the analysis says of itself, its tests, and the run's."""
+    missing = record.get("baselines_missing", {})
+    why_not = uncalibrated(analysis)
     return {
         **record,
         "analysis": analysis.name,
@@ -62,7 +69,13 @@ def of_result(analysis: Analysis, record: Mapping[str, Any]) -> dict[str, Any]:
         "headline": analysis.headline,
         "evidence": analysis.evidence,
         "baselines": list(analysis.baselines),
+        "conditions": [name for name in BASELINE_CONDITIONS if name in seen.features],
+        "baselines_missing": {name: why for name, why in missing.items() if name in analysis.baselines},
         "nulls": list(analysis.nulls),
+        # As JSON would give it back, so that a result is the same before and after the disk.
+        "claims": json.loads(json.dumps([dataclasses.asdict(claim) for claim in analysis.claims])),
+        "tests": tests,
+        "calibrated": {"calibrated": not why_not, "why": why_not} if analysis.claims else {},
         "minimum_effect": analysis.minimum_effect,
         "source": analysis.source,
         "parameters": analysis.parameters(),

@@ -48,6 +48,9 @@ DECLARED = (
 RANGE = ("help", "choices", "minimum", "maximum")
 """What every parameter says of itself, beside its default."""
 
+CLAIM = ("variable", "long_name", "units", "null", "against", "places", "minimum_effect")
+"""What the catalogue says of every claim."""
+
 _registered: dict[str, type[Analysis]] = {}
 
 A = TypeVar("A", bound="type[Any]")
@@ -262,7 +265,10 @@ def _describe(cls: type[Analysis], package: str) -> Entry:
     return Entry(
         name=cls.name,
         package=package,
-        about={key: getattr(cls, key) for key in DECLARED},
+        about={
+            **{key: getattr(cls, key) for key in DECLARED},
+            "claims": [{key: getattr(claim, key) for key in CLAIM} for claim in cls.claims],
+        },
         parameters={
             field.name: {"default": field.default, **{key: field.metadata[key] for key in RANGE}}
             for field in dataclasses.fields(cls)
@@ -282,14 +288,16 @@ def _built_in() -> dict[str, Entry]:
 
 def _read(path: Path, name: str, package: str, class_name: str | None = None) -> Entry:
     """Read what an analysis declares from its source; what is no literal is left out."""
-    about: dict[str, Any] = {}
+    about: dict[str, Any] = {"claims": []}
     parameters: dict[str, dict[str, Any]] = {}
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.ClassDef) and (
             node.name == class_name if class_name else _is_registered(node)
         ):
             for item, value in _declarations(node):
-                if item in DECLARED:
+                if item == "claims":
+                    about["claims"] = _claims(value)
+                elif item in DECLARED:
                     about |= _literals({item: value})
                 elif isinstance(value, ast.Call) and getattr(value.func, "id", "") == "parameter":
                     given = {k.arg: k.value for k in value.keywords if k.arg}
@@ -313,6 +321,12 @@ def _literals(values: Mapping[str, ast.expr]) -> dict[str, Any]:
         except ValueError:
             continue
     return found
+
+
+def _claims(value: ast.expr) -> list[dict[str, Any]]:
+    """Return what each ``Claim(...)`` of a tuple says, its literals."""
+    calls = [item for item in getattr(value, "elts", ()) if isinstance(item, ast.Call)]
+    return [_literals({k.arg: k.value for k in call.keywords if k.arg in CLAIM}) for call in calls]
 
 
 def _is_registered(node: ast.ClassDef) -> bool:

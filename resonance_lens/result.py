@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from resonance_lens.views.notebook import NotebookView
 
-ViewKind = Literal["layer_head_map", "layer_lines", "matrix", "attention_heads", "colored_tokens"]
+ViewKind = Literal["layer_head_map", "lines", "matrix", "attention_heads", "colored_tokens"]
 Colours = Literal["sequential", "diverging", "cyclic"]
 
 
@@ -63,8 +63,8 @@ class ViewSpec:
     ----------
     kind
         ``layer_head_map``: one variable with dimensions ``layer`` and ``head``.
-        ``layer_lines``: variables with dimension ``layer``; bounds ``x_low`` and ``x_high`` become a
-        band, and variables named in ``references`` become the baseline or null beside them.
+        ``lines``: variables over the dimension ``over``; bounds ``x_low`` and ``x_high`` become a band, and
+        variables named in ``references`` become the baselines and nulls beside them, a null with its band.
         ``matrix``: one variable with two dimensions.
         ``attention_heads``, ``colored_tokens``: CircuitsVis on the run's exhibits, for ``heads``.
     title, says, misleads
@@ -72,11 +72,21 @@ class ViewSpec:
     variables
         Names in the result's dataset; their ``long_name`` and ``units`` label the axes.
     references
-        Variables that hold a baseline or null of the first variable.
+        Variables that hold a baseline or null; each belongs to the variable that its name begins with.
+        ``x_random_weights`` and ``x_shuffled_tokens`` may be named whether or not their passes were made.
     select
         Values to select along other dimensions, such as ``{"category": "all"}``.
-    series
-        For ``layer_lines``: a dimension whose coordinates become separate lines.
+    over
+        For ``lines``: the horizontal axis, a dimension whose coordinates are numbers; their attributes
+        ``long_name`` and ``units`` label it.
+    series, panels
+        For ``lines``: a dimension whose coordinates become separate lines, and one whose coordinates
+        become panels side by side.
+    stems
+        For ``lines``: whether values stand on stems, as in a spectrum of a few frequencies.
+    claim
+        Variable of the claim whose findings are marked in a map of heads, or on lines over the places of
+        the claim: where q is at most 0.05, and where the effect surely exceeds what counts.
     colours, limits
         Colour map family, and the range of the colours, or of the vertical axis of lines, where it is
         not that of the data.
@@ -91,7 +101,11 @@ class ViewSpec:
     variables: tuple[str, ...] = ()
     references: tuple[str, ...] = ()
     select: Mapping[str, Any] = field(default_factory=dict)
+    over: str = "layer"
     series: str | None = None
+    panels: str | None = None
+    stems: bool = False
+    claim: str | None = None
     colours: Colours = "sequential"
     limits: tuple[float, float] | None = None
     heads: tuple[tuple[int, int], ...] = ()
@@ -107,12 +121,14 @@ class Result:
         Of the analysis.
     data
         Dataset with named dimensions and real coordinates. Beside a variable ``x`` stand, where they
-        apply, ``x_low`` and ``x_high`` (interval over prompts), ``x_<baseline>``, ``x_null`` and
-        ``x_effect``.
+        apply, ``x_low`` and ``x_high`` (interval over prompts), ``x_<baseline>``, and for what is claimed
+        ``x_null``, ``x_effect``, ``x_effect_size``, ``x_p``, ``x_q``: see `resonance_lens.contract.Claim`.
     provenance
         Model, host, versions, prompts, parameters, seed, evidence, baselines, nulls, device, time.
     summary
-        One or two sentences.
+        A few sentences: what was found.
+    methods
+        A few more: against which nulls and baselines, over how many prompts, in which families.
     views
         What to draw.
     ranked
@@ -126,6 +142,7 @@ class Result:
     data: xr.Dataset
     provenance: Mapping[str, Any]
     summary: str = ""
+    methods: str = ""
     views: tuple[ViewSpec, ...] = ()
     ranked: tuple[Target, ...] = ()
     exhibits: xr.Dataset | None = None
@@ -213,6 +230,7 @@ class Result:
             data=data,
             provenance=about["provenance"],
             summary=about["summary"],
+            methods=about["methods"],
             views=tuple(views),
             ranked=tuple(Target(**target) for target in about["ranked"]),
         )
@@ -222,6 +240,7 @@ class Result:
             "name": self.name,
             "provenance": dict(self.provenance),
             "summary": self.summary,
+            "methods": self.methods,
             "views": [dataclasses.asdict(view) for view in self.views],
             "ranked": [dataclasses.asdict(target) for target in self.ranked],
         }

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import reduce
 
@@ -15,13 +16,14 @@ from resonance_lens.contract import Accumulated, Analysis, Condition, Planted
 from resonance_lens.engine import conclude
 from resonance_lens.errors import AnalysisError
 from resonance_lens.facts import SITE_AXES, Batch
-from resonance_lens.features import Features
+from resonance_lens.features import Features, deal
 from resonance_lens.hooks.adapter import Adapter, Receive, Wanted
 from resonance_lens.observing import layers_of, observe_batch
 from resonance_lens.prompts import Prompt
 from resonance_lens.result import Result
 from resonance_lens.signal import POSITION_AXES
 from resonance_lens.stats.streams import stream
+from resonance_lens.tasks import Task
 
 Rows = Sequence[Sequence[int]]
 """Token ids of prompts."""
@@ -103,6 +105,7 @@ def observe(
     batch_size: int | None = None,
     padding_side: str = "right",
     order: Sequence[int] | None = None,
+    categories: Sequence[str | None] | None = None,
 ) -> list[Features]:
     """Return the features of each batch.
 
@@ -120,6 +123,8 @@ def observe(
         ``right`` or ``left``.
     order
         In which order the prompts are taken up.
+    categories
+        Of the prompts, if they have any.
 
     Raises
     ------
@@ -131,12 +136,16 @@ def observe(
             f"{analysis.name} runs its prompts under conditions of its own, which cannot be tried here."
         )
     indices = list(range(len(rows)) if order is None else order)
+    dealt = deal(categories or [None] * len(rows))
     size = batch_size or len(indices)
     layers = layers_of(adapter, [analysis])
     pieces = []
     for start in range(0, len(indices), size):
         batch = make_batch(rows, indices[start : start + size], padding_side)
-        pieces.append(observe_batch(adapter, batch, [analysis], layers)[analysis.name])
+        observed = observe_batch(
+            adapter, batch, [analysis], layers, groups=dealt, seed=0, task=_task(adapter)
+        )
+        pieces.append(observed[analysis.name])
     return pieces
 
 
@@ -169,7 +178,15 @@ def result_of(
         If a prompt is too short for the analysis.
     """
     require_long_enough([_tokenized(index, row) for index, row in enumerate(rows)], [analysis])
-    pieces = observe(analysis, adapter, rows, batch_size=batch_size, padding_side=padding_side, order=order)
+    pieces = observe(
+        analysis,
+        adapter,
+        rows,
+        batch_size=batch_size,
+        padding_side=padding_side,
+        order=order,
+        categories=categories,
+    )
     features = reduce(Features.merge, pieces)
     return concluded(analysis, adapter, features, categories=categories, seed=seed)
 
@@ -183,16 +200,29 @@ def concluded(
     seed: int = 0,
 ) -> Result:
     """Return what an analysis concludes from features that have been merged."""
+    seen = accumulated(analysis, adapter, features, categories=categories, seed=seed)
+    return conclude(analysis, seen, {"model": adapter.facts.as_dict(), "seed": seed})
+
+
+def accumulated(
+    analysis: Analysis,
+    adapter: Adapter,
+    features: Features,
+    *,
+    categories: Sequence[str | None] | None = None,
+    seed: int = 0,
+) -> Accumulated:
+    """Return merged features with what an analysis needs to conclude from them."""
     n_prompts = len(features.prompts)
-    seen = Accumulated(
+    return Accumulated(
         features={"plain": features.sorted()},
         facts=adapter.facts,
         layers=layers_of(adapter, [analysis])[analysis.name],
         prompt_ids=tuple(_name(index) for index in range(n_prompts)),
         categories=tuple(categories or (None,) * n_prompts),
         seed=seed,
+        task=_task(adapter),
     )
-    return conclude(analysis, seen, {"model": adapter.facts.as_dict(), "seed": seed})
 
 
 def measure(
@@ -269,6 +299,7 @@ def part_of(
     n_heads = facts.n_heads if heads is None else len(heads)
     return replace(
         planted,
+        task=None if planted.task is None else planted.task.take(kept_prompts),
         layers=[
             {site: cut(site, values) for site, values in planted.layers[layer].items()}
             for layer in kept_layers
@@ -282,6 +313,21 @@ def part_of(
             sliding_windows=tuple(facts.sliding_windows[layer] for layer in kept_layers),
         ),
     )
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch use one thread: on arrays this small more of them wait for each other, ten times as long."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _task(adapter: Adapter) -> Task | None:
+    return adapter.planted.task if isinstance(adapter, PlantedAdapter) else None
 
 
 def _name(index: int) -> str:

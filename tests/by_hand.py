@@ -12,9 +12,10 @@ import xarray as xr
 from numpy.typing import NDArray
 from torch import Tensor
 
+from resonance_lens.claims import with_claims
 from resonance_lens.contract import Accumulated, Analysis, Where
 from resonance_lens.facts import SITE_AXES, Facts
-from resonance_lens.features import Features
+from resonance_lens.features import Features, deal
 from resonance_lens.signal import Signal
 
 Floats = NDArray[np.float64]
@@ -129,8 +130,10 @@ def observe(
     about: Facts,
     prompts: Sequence[int] | None = None,
     readout: Callable[[Tensor], Tensor] | None = None,
+    groups: Sequence[int] | None = None,
 ) -> Features:
     """Return the features of some of the prompts, as one batch as wide as its longest."""
+    groups = deal([None] * len(lengths)) if groups is None else groups
     prompts = list(range(len(lengths))) if prompts is None else list(prompts)
     chosen = torch.tensor([lengths[p] for p in prompts])
     width = int(chosen.max())
@@ -145,6 +148,8 @@ def observe(
         prompts=tuple(prompts),
         lengths=chosen,
         tokens=torch.zeros(len(prompts), width, dtype=torch.long),
+        groups=tuple(int(groups[prompt]) for prompt in prompts),
+        seed=0,
         condition="plain",
         readout=readout or unused,
     )
@@ -169,9 +174,10 @@ def measure(
     readout: Callable[[Tensor], Tensor] | None = None,
     seed: int = 0,
 ) -> xr.Dataset:
-    """Return the result of an analysis on arrays, in one batch or in those named."""
+    """Return the result of an analysis on arrays, with its claims, in one batch or in those named."""
+    groups = deal(categories or [None] * len(lengths))
     parts = [
-        observe(analysis, layers, lengths, about, prompts, readout)
+        observe(analysis, layers, lengths, about, prompts, readout, groups)
         for prompts in (batches or [range(len(lengths))])
     ]
     features = parts[0]
@@ -185,7 +191,8 @@ def measure(
         categories=tuple(categories or [None] * len(lengths)),
         seed=seed,
     )
-    return analysis.conclude(accumulated)
+    data, *_ = with_claims(analysis.conclude(accumulated), analysis, accumulated)
+    return data
 
 
 def phasor(row: Floats, keys: Sequence[int], turn: float) -> complex:

@@ -35,6 +35,7 @@ from resonance_lens.contract import (
 from resonance_lens.engine import choose_analyses, plan
 from resonance_lens.errors import (
     ActivationError,
+    AdapterError,
     AnalysisError,
     ModelError,
     ParameterError,
@@ -46,6 +47,7 @@ from resonance_lens.facts import Batch
 from resonance_lens.features import Features
 from resonance_lens.hooks import attach
 from resonance_lens.hooks.adapter import Receive, Wanted
+from resonance_lens.hooks.twin import random_twin
 from resonance_lens.prompts import Prompt
 from resonance_lens.runs import Run
 from resonance_lens.signal import Signal
@@ -84,7 +86,7 @@ def counting(model: Any) -> Any:
 
 
 def measured(model: Any, rows: Any = ROWS, analyses: Any = OURS, **kwargs: Any) -> Run:
-    return rl.run(model, rows, analyses, **{"progress": False, "check": False, **kwargs})
+    return rl.run(model, rows, analyses, **{"progress": False, "check": False, "baselines": (), **kwargs})
 
 
 def assert_same(one: Run, other: Run, atol: float = 0.0) -> None:
@@ -194,7 +196,7 @@ def test_a_run_is_the_same_again_and_its_seed_moves_intervals_only() -> None:
 
 
 def test_parameters_reach_the_analysis() -> None:
-    given_ = {"phase_coherence": {"circle": "half", "min_keys": 9}}
+    given_ = {"phase_coherence": {"circle": "half", "min_keys": 9, "surrogates": 0}}
     run = measured(gpt2(), analyses=["phase_coherence"], parameters=given_)
     assert run["phase_coherence"].provenance["parameters"] == given_["phase_coherence"]
     assert float(run["phase_coherence"].data.coherence_uniform.min()) > 0.6
@@ -505,7 +507,7 @@ def test_a_cache_gives_what_a_run_gives(arch: Any, side: str) -> None:
 def test_a_cache_without_padding_needs_no_mask_and_takes_parameters() -> None:
     model, rows = gpt2(), prompts(lengths=(20, 20, 20))
     cache_, batch = cached(model, rows, "right")
-    given_ = {"circle": "half", "min_keys": 10}
+    given_ = {"circle": "half", "min_keys": 10, "surrogates": 0}
     run = measured(model, rows=rows, analyses="phase_coherence", parameters={"phase_coherence": given_})
     result = rl.analyze(cache_, "phase_coherence", tokens=batch.tokens, parameters=given_)
     xr.testing.assert_allclose(result.data, run["phase_coherence"].data, atol=1e-6)
@@ -758,11 +760,12 @@ def test_provenance_says_what_was_run_on_what(tmp_path: Path) -> None:
 
 def test_a_plan_says_what_a_run_does(tmp_path: Path) -> None:
     adapter = counting(gpt2())
-    found = plan(adapter, ROWS, [*OURS, Echo(shuffled=True)], batch_tokens=60, out=tmp_path / "run")
+    those: list[Any] = [*OURS, Echo(shuffled=True)]
+    found = plan(adapter, ROWS, those, batch_tokens=60, out=tmp_path / "run", baselines=())
     assert adapter.passes == [] and not (tmp_path / "run").exists()
     assert (found.prompts, found.tokens) == (6, sum(map(len, ROWS)))
     assert found.largest_batch == (2, 30)
-    run = measured(adapter, analyses=[*OURS, Echo(shuffled=True)], batch_tokens=60, out=tmp_path / "run")
+    run = measured(adapter, analyses=those, batch_tokens=60, out=tmp_path / "run")
     exhibits = 1
     assert found.passes == len(adapter.passes) - exhibits
     assert found.hooks == 3 * len({"pattern", "resid_post", "resid_pre"})
@@ -772,6 +775,78 @@ def test_a_plan_says_what_a_run_does(tmp_path: Path) -> None:
     text = str(found)
     assert "6 (119 tokens)" in text and "2 x 30 tokens" in text and "head_sync at 3 layers" in text
     assert json.dumps(found.as_dict())
+
+
+def test_a_plan_counts_baselines_and_says_what_the_claims_can_find() -> None:
+    whole = plan(gpt2(), ROWS, OURS, batch_tokens=60)
+    bare = plan(gpt2(), ROWS, OURS, batch_tokens=60, baselines=())
+    assert whole.passes == 3 * bare.passes
+    assert whole.conditions["head_sync"] == ("plain", "random_weights", "shuffled_tokens")
+    assert bare.conditions["head_sync"] == ("plain",)
+    (coherence,) = [claim for claim in whole.claims if claim.startswith("phase_coherence")]
+    assert "6 prompts find an effect of" in coherence and "a family of 12 heads" in coherence
+    (fewer,) = [claim for claim in plan(gpt2(), ROWS[:5], "phase_coherence").claims]
+    assert "cannot be tested: 5 prompts can reach no p below 0.062; 6 prompts could" in fewer
+
+
+# Baselines -------------------------------------------------------------------------------------
+
+
+def test_baselines_are_passes_of_their_own() -> None:
+    run = measured(gpt2(), baselines="all")
+    for name in OURS:
+        data, about = run[name].data, run[name].provenance
+        headline = str(about["headline"])
+        assert about["conditions"] == ["random_weights", "shuffled_tokens"]
+        for condition in ("random_weights", "shuffled_tokens"):
+            assert not np.allclose(data[f"{headline}_{condition}"], data[headline], atol=1e-4)
+            for claim in about["claims"]:
+                assert f"{claim['variable']}_beyond_{condition}_low" in data
+    one = run["attention_entropy"].data
+    bare = measured(gpt2())["attention_entropy"].data
+    xr.testing.assert_identical(one[list(bare.data_vars)], bare)
+
+
+def test_a_baseline_is_what_a_run_on_it_measures() -> None:
+    """The twin's numbers are those of a run of the twin; the difference is paired by prompt."""
+    run = measured(gpt2(), analyses=["phase_coherence"], baselines=["random_weights"])
+    twin = measured(random_twin(attach(gpt2()), 0).model, analyses=["phase_coherence"])
+    ours, theirs = run["phase_coherence"].data, twin["phase_coherence"].data
+    xr.testing.assert_allclose(ours.coherence_random_weights, theirs.coherence.drop_attrs())
+    for name in ("coherence_squared_effect", "coherence_squared_q"):
+        np.testing.assert_allclose(ours[f"{name}_random_weights"], theirs[name])
+    paired = ours.coherence_squared_effect_prompt - theirs.coherence_squared_effect_prompt
+    np.testing.assert_allclose(
+        ours.coherence_squared_beyond_random_weights.sel(category="all"), paired.mean("prompt"), atol=1e-6
+    )
+
+
+def test_baselines_do_not_depend_on_the_batch() -> None:
+    one = measured(gpt2(), baselines="all", analyses=["phase_coherence", "belief_collapse"])
+    for kwargs in ({"batch_tokens": 1}, {"padding_side": "left"}):
+        other = measured(gpt2(), baselines="all", analyses=["phase_coherence", "belief_collapse"], **kwargs)
+        for name in one:
+            for variable in one[name].data.data_vars:
+                if not str(variable).endswith(("_q", "_p")):  # steps, which rounding may cross
+                    np.testing.assert_allclose(
+                        one[name].data[variable], other[name].data[variable], rtol=1e-3, atol=1e-4
+                    )
+
+
+def test_a_twin_that_cannot_be_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(adapter: Any, seed: int) -> Any:
+        raise AdapterError("tiny has quantised weights, which cannot be drawn anew.")
+
+    monkeypatch.setattr("resonance_lens.engine.random_twin", none)
+    result = measured(gpt2(), analyses=["phase_coherence"], baselines="all")["phase_coherence"]
+    assert result.provenance["conditions"] == ["shuffled_tokens"]
+    assert "Without the random-weight twin: tiny has quantised weights" in result.methods
+    assert "random_weights" not in "".join(map(str, result.data.data_vars))
+
+
+def test_unknown_baselines_are_one_sentence() -> None:
+    with pytest.raises(ParameterError, match="baseline 'random_weight'.*random_weights"):
+        measured(gpt2(), baselines=["random_weight"])
 
 
 def test_categories_are_those_of_the_prompts() -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes
 
 from resonance_lens.errors import AnalysisError
-from resonance_lens.features import N_BLOCKS, Features, as_array, block_sums, stack_layers
+from resonance_lens.features import N_BLOCKS, Features, as_array, block_sums, deal, stack_layers
 
 
 def made(prompts: Sequence[int], reach: int, seed: int) -> Features:
@@ -121,7 +121,7 @@ def test_features_are_double_precision_and_off_the_graph() -> None:
 def test_what_has_the_wrong_number_of_rows_is_refused() -> None:
     with pytest.raises(AnalysisError, match=r"row feature 'x' needs one row for each of 2 prompts.*\(3,\)"):
         Features.of([0, 1], rows={"x": np.ones(3)})
-    with pytest.raises(AnalysisError, match=r"block feature 'x' needs 10 rows; got shape \(3,\)"):
+    with pytest.raises(AnalysisError, match=r"block feature 'x' needs 20 rows; got shape \(3,\)"):
         Features.of([0, 1], blocks={"x": np.ones(3)})
 
 
@@ -158,11 +158,23 @@ def test_what_is_carried_must_be_joined() -> None:
 
 
 @given(
-    array_shapes(min_dims=1, max_dims=2, max_side=4), st.lists(st.integers(0, 200), min_size=1, max_size=30)
+    array_shapes(min_dims=1, max_dims=2, max_side=4),
+    st.lists(st.integers(0, N_BLOCKS - 1), min_size=1, max_size=30),
 )
-def test_blocks_add_up_the_prompts_of_each_group(shape: tuple[int, ...], prompts: list[int]) -> None:
-    values = np.random.default_rng(0).integers(0, 9, (len(prompts), *shape))
-    found = block_sums(values, prompts)
+def test_blocks_add_up_the_prompts_of_each_group(shape: tuple[int, ...], groups: list[int]) -> None:
+    values = np.random.default_rng(0).integers(0, 9, (len(groups), *shape))
+    found = block_sums(values, groups)
     for block in range(N_BLOCKS):
-        mine = [row for row, p in zip(values, prompts, strict=True) if p % 10 == block]
+        mine = [row for row, group in zip(values, groups, strict=True) if group == block]
         np.testing.assert_array_equal(found[block], np.sum(mine, axis=0) if mine else np.zeros(shape))
+
+
+@given(st.lists(st.sampled_from(["verse", "code", None]), min_size=1, max_size=90))
+def test_every_category_is_dealt_to_the_groups_evenly(categories: list[str | None]) -> None:
+    groups = deal(categories)
+    for category in {*categories}:
+        mine = [int(group) for group, c in zip(groups, categories, strict=True) if c == category]
+        sizes = np.bincount(mine, minlength=N_BLOCKS)
+        assert sizes.max() - sizes.min() <= 1
+    sizes = np.bincount(groups, minlength=N_BLOCKS)
+    assert sizes.max() - sizes.min() <= 1

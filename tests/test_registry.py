@@ -23,7 +23,7 @@ from resonance_lens.cli import main
 from resonance_lens.contract import Accumulated, Analysis, Planted, Where, parameter
 from resonance_lens.errors import AnalysisError, PluginWarning
 from resonance_lens.features import Features
-from resonance_lens.registry import DECLARED, EVIDENCE, RANGE, catalogue, get_analysis, register
+from resonance_lens.registry import CLAIM, DECLARED, EVIDENCE, RANGE, catalogue, get_analysis, register
 
 ROOT = Path(registry.__file__).resolve().parents[1]
 
@@ -206,7 +206,8 @@ def test_the_catalogue_equals_the_classes(name: str) -> None:
     cls = get_analysis(name)
     entry = catalogue()[name]
     assert entry.name == cls.name and entry.package == "resonance-lens"
-    assert entry.about == {key: getattr(cls, key) for key in DECLARED}
+    claims = [{key: getattr(claim, key) for key in CLAIM} for claim in cls.claims]
+    assert entry.about == {key: getattr(cls, key) for key in DECLARED} | {"claims": claims}
     assert entry.parameters == {
         field.name: {"default": field.default, **{key: field.metadata[key] for key in RANGE}}
         for field in dataclasses.fields(cls)
@@ -302,7 +303,7 @@ def test_another_package_is_listed_from_its_source_and_imported_when_asked_for(i
     assert catalogue()["found"].about["version"] == "1" and catalogue()["found"].package == "plugin-found"
     (chosen,) = engine.choose_analyses("found", {"found": {"width": 3}})
     assert chosen.parameters() == {"width": 3}
-    assert "found" in [analysis.name for analysis in engine.choose_analyses("all")]
+    assert "found" in [analysis.name for analysis in engine.choose_analyses("all", task=True)]
 
 
 def test_module_inside_a_package(install: Install) -> None:
@@ -371,7 +372,7 @@ def test_a_broken_package_is_one_sentence_and_never_a_crash(
         get_analysis("found")
     assert "plugin-broken" in str(error.value) and "\n" not in str(error.value)
     with pytest.warns(PluginWarning, match=re.escape(reason)) as caught:
-        chosen = engine.choose_analyses("all")
+        chosen = engine.choose_analyses("all", task=True)
     assert len(caught) == 1
     assert [analysis.name for analysis in chosen] == list(registry._built_in())
 

@@ -148,7 +148,7 @@ def described(change: dict[str, Any]) -> str:
         "[]",
         described({"views": "gone"}),
         described({"provenance": "gone"}),
-        described({"views": [{"kind": "layer_lines"}]}),
+        described({"views": [{"kind": "lines"}]}),
         described({"ranked": [{"place": 1}]}),
         described({"views": 3}),
     ],

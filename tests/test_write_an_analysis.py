@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from resonance_lens import registry
-from resonance_lens.checks.common import one_thread
 from resonance_lens.contract import EVIDENCE
 from resonance_lens.facts import SITE_AXES
 from resonance_lens.testing import check_analysis
+from resonance_lens.trials import one_thread
 from tests.models import build
 from tests.reference_transformer import GPT2
 

@@ -169,8 +169,8 @@ def test_categories_have_the_values_and_nulls_of_their_own_prompts() -> None:
 
 
 def test_bounds_are_those_of_a_jackknife_over_groups_of_prompts() -> None:
-    """Each estimate leaves out prompts p % 10 == b, from the value and from what it is paired with."""
-    lengths = [9, 14, 7, 11, 6, 12, 8, 10, 9, 7, 13, 6]
+    """Each estimate leaves out a group, from the value and from what it is paired with: 24 in 20 groups."""
+    lengths = [9, 14, 7, 11, 6, 12, 8, 10, 9, 7, 13, 6] * 2
     pattern = random_attention(lengths, 3, seed=4)
     data = measure(HeadSync(min_keys=5), [{"pattern": pattern}], lengths, facts(1, 3)).sel(category="all")
 
@@ -178,11 +178,11 @@ def test_bounds_are_those_of_a_jackknife_over_groups_of_prompts() -> None:
         found = expected([pattern[rows]], [lengths[r] for r in rows], "full", 5)
         return found["value"].mean(1), (found["value"] - found["null"]).mean(1)
 
-    everyone = list(range(12))
-    without = [estimates([p for p in everyone if p % 10 != b]) for b in range(10)]
+    everyone = list(range(24))
+    without = [estimates([p for p in everyone if p % 20 != b]) for b in range(20)]
     for index, name in enumerate(("consistency", "consistency_effect")):
         left = np.stack([each[index] for each in without])
-        half = scipy_stats.t.ppf(0.975, 9) * np.sqrt(0.9 * ((left - left.mean(0)) ** 2).sum(0))
+        half = scipy_stats.t.ppf(0.975, 19) * np.sqrt(0.95 * ((left - left.mean(0)) ** 2).sum(0))
         whole = estimates(everyone)[index]
         np.testing.assert_allclose(data[f"{name}_low"], whole - half, atol=1e-4)
         np.testing.assert_allclose(data[f"{name}_high"], whole + half, atol=1e-4)

@@ -11,6 +11,7 @@ import torch
 import xarray as xr
 
 from resonance_lens.analyses.phase_coherence import PhaseCoherence
+from resonance_lens.planting import peaked_rows, permuted_rows
 from tests.by_hand import (
     Floats,
     attention_from,
@@ -242,3 +243,39 @@ def test_queries_that_see_too_few_keys_are_left_out() -> None:
     found = data.coherence.sel(category="all", first_position="keep", layer=0, head=0)
     assert float(found) == pytest.approx(expected, abs=1e-6)
     assert PhaseCoherence(min_keys=16).min_tokens == 16
+
+
+# One prompt ------------------------------------------------------------------------------------
+
+
+def test_one_prompt_is_tested_by_orders_of_its_keys() -> None:
+    """A head with a peak differs from its own weights in other orders, one without does not."""
+    rng = np.random.default_rng(3)
+    about, lengths = facts(1, 2), torch.tensor([50])
+    peaked = peaked_rows(rng, about, lengths, width=0.05, place=0.4)
+    peaked[:, 1] = permuted_rows(rng, about, lengths)[:, 1]
+    analysis = PhaseCoherence(surrogates=499)
+    data = measure(analysis, [{"pattern": peaked}], [50], about)
+    data = data.sel(category="all", layer=0, first_position="drop")
+    smallest = data.coherence_squared_p.attrs["smallest"]
+    assert float(data.coherence_squared_q.sel(head=0)) == 1 / 500 == smallest
+    assert float(data.coherence_squared_q.sel(head=1)) > 0.05
+    # The mean over orders is the closed form, here over the same queries: fewer than 64 count.
+    closed = measure(PhaseCoherence(), [{"pattern": peaked}], [50], about)
+    closed = closed.sel(category="all", layer=0, first_position="drop")
+    np.testing.assert_allclose(data.coherence_squared, closed.coherence_squared, rtol=1e-5)
+    np.testing.assert_allclose(data.coherence_squared_null, closed.coherence_squared_null, atol=0.03)
+    assert np.isnan(closed.coherence_squared_q).all()
+
+
+def test_orders_of_keys_do_not_depend_on_the_batch() -> None:
+    lengths = [30, 22, 41, 35]
+    pattern, about = random_attention(lengths, 3), facts(1, 3)
+    analysis = PhaseCoherence(surrogates=49)
+    one = measure(analysis, [{"pattern": pattern}], lengths, about)
+    other = measure(analysis, [{"pattern": pattern}], lengths, about, batches=[[2], [0, 3], [1]])
+    xr.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+    categories = ["a", "b", "a", "b"]
+    split = measure(analysis, [{"pattern": pattern}], lengths, about, categories=categories)
+    np.testing.assert_array_equal(split.coherence_squared_q.sel(category="all"), one.coherence_squared_q[0])
+    assert np.isnan(split.coherence_squared_q.sel(category="a")).all()

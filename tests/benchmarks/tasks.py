@@ -48,7 +48,7 @@ def engine(model: Any, names: tuple[str, ...]) -> Task:
     def run(tokens: torch.Tensor) -> object:
         lengths = torch.full((len(tokens),), tokens.shape[1])
         batch = Batch(tokens, lengths, tuple(range(len(tokens))))
-        return observe_batch(adapter, batch, analyses, layers)
+        return observe_batch(adapter, batch, analyses, layers, groups=range(len(batch.prompts)), seed=0)
 
     return run
 

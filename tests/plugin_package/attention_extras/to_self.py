@@ -95,7 +95,7 @@ class AttentionToSelf(Analysis):
         """Return the weight over depth, and the map of heads."""
         return [
             ViewSpec(
-                kind="layer_lines",
+                kind="lines",
                 title="Attention to oneself over depth",
                 says="Mean over heads of the weight of each token on itself, beside uniform attention.",
                 misleads="prompts are short: uniform attention is then high.",
