@@ -20,7 +20,7 @@ def build(view: ViewSpec, result: Result) -> Lines | Map | Heads:
     ResultError
         If the result does not have what the view names; the message says what it has.
     """
-    if view.kind == "layer_lines":
+    if view.kind == "lines":
         return lines(view, result)
     if view.kind in ("layer_head_map", "matrix"):
         return heat_map(view, result)

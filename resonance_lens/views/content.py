@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import xarray as xr
@@ -12,9 +12,12 @@ import xarray as xr
 from resonance_lens.errors import ResultError, unknown
 from resonance_lens.result import Result, ViewSpec
 from resonance_lens.views.exhibits import Exhibit
-from resonance_lens.views.text import words
+from resonance_lens.views.text import given, words
 
 Numbers = np.ndarray[Any, np.dtype[np.float64]]
+Levels = np.ndarray[Any, np.dtype[np.int64]]
+
+Role = Literal["value", "null", "baseline", "random_weights", "shuffled_tokens"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -52,40 +55,79 @@ class Content:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class Marking:
+    """What a claim found at the places of a view: its levels in words, and how many reach each.
+
+    Attributes
+    ----------
+    means
+        What the levels mean, from 1 up; each includes those before.
+    counts
+        How many places of the view have at least that level.
+    """
+
+    means: tuple[str, ...]
+    counts: tuple[int, ...]
+
+    @property
+    def legend(self) -> str:
+        """The three marks, what they mean, and how many there are."""
+        parts = zip(SHAPES, self.means, self.counts, strict=False)
+        return ", ".join(f"{shape}: {meaning} ({count})" for shape, meaning, count in parts)
+
+
+SHAPES = ("dot", "ring", "disc")
+"""The marks of the levels of a claim, told apart by their shape and size, not by colour."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Line:
-    """One line over the layers.
+    """One line over an ordered dimension.
 
     Attributes
     ----------
     name
         Of the variable.
-    label
-        In the legend.
+    label, short
+        In a legend, and beside the end of the line.
     y, low, high
         Values, and the bounds of the band where there is one.
     points
-        Values ``[layer, head]`` behind a mean over heads.
-    reference
-        Whether it is a baseline or null.
+        Values ``[place, head]`` behind a mean over heads.
+    role
+        ``value``, or which baseline or null it is; they are drawn with different dashes.
     colour
         Index of the series' colour; ``None`` for the colour of nulls.
+    levels
+        What the view's claim found at each place, as in `Marking`; ``None`` without a claim.
+    ranged
+        Of what the band is the range, where it is one: ``category``.
     """
 
     name: str
     label: str
+    short: str
     x: Numbers
     y: Numbers
     low: Numbers | None = None
     high: Numbers | None = None
     points: Numbers | None = None
-    reference: bool = False
+    role: Role = "value"
     colour: int | None = None
+    levels: Levels | None = None
+    ranged: str = ""
+
+    @property
+    def reference(self) -> bool:
+        """Whether it is a baseline or null."""
+        return self.role != "value"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Panel:
     """Lines that share their axes."""
 
+    title: str = ""
     label: str
     units: str
     lines: tuple[Line, ...]
@@ -94,25 +136,31 @@ class Panel:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Lines(Content):
-    """Lines over the layers, one panel for each variable."""
+    """Lines over one dimension, one panel for each variable, or for each coordinate of a dimension."""
 
     x_label: str
     series: str
     band: str
     panels: tuple[Panel, ...]
+    marking: Marking | None = None
 
     @property
     def legend(self) -> str:
-        """What the points, bands and dashes are."""
-        return self.band
+        """What the points, bands, dashes and marks are."""
+        return "  \u00b7  ".join(part for part in (self.band, _marks(self.marking)) if part)
+
+
+def _marks(marking: Marking | None) -> str:
+    return "" if marking is None else marking.legend
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Grid:
-    """One heat map: ``values[row, column]``."""
+    """One heat map: ``values[row, column]``, and the levels of a claim at each cell, as in `Marking`."""
 
     title: str
     values: Numbers
+    levels: Levels | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -128,13 +176,15 @@ class Map(Content):
     limits: tuple[float, float]
     extend: str
     outlined: tuple[tuple[int, int], ...] = ()
+    marking: Marking | None = None
     grids: tuple[Grid, ...]
 
     @property
     def legend(self) -> str:
-        """Which heads have a frame."""
+        """What the marks mean, and which heads have a frame."""
         heads = ", ".join(f"L{layer}H{head}" for layer, head in self.outlined)
-        return f"framed: {heads}" if heads else ""
+        parts = (_marks(self.marking), f"framed: {heads}" if heads else "")
+        return "  \u00b7  ".join(part for part in parts if part)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -145,8 +195,8 @@ class Heads(Content):
 
 
 def long_name(variable: xr.DataArray) -> str:
-    """Return what a variable is called in words."""
-    return str(variable.attrs.get("long_name") or words(str(variable.name)))
+    """Return what a variable is called in words, without what it says of not-a-number."""
+    return given(str(variable.attrs.get("long_name") or words(str(variable.name))))
 
 
 def units(variable: xr.DataArray) -> str:

@@ -6,6 +6,7 @@ Nothing here touches pyplot, and importing `resonance_lens` does not import this
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,8 +26,11 @@ from resonance_lens.views.theme import LIGHT, THEMES, Theme
 if TYPE_CHECKING:
     pass
 
-WIDTH = 7.6
-"""Inches."""
+WIDTH, PANELS_WIDTH = 7.6, 10.4
+"""Inches, of most figures and of lines in panels beside each other."""
+
+CAPTION_CHARACTERS = 112
+"""Longest line under a figure."""
 
 FORMATS = ("png", "svg", "pdf")
 
@@ -69,7 +73,7 @@ def draw_result(result: Result, *, theme: str = "light") -> Figure:
         raise ResultError(f"The result {result.name!r} has no view to draw without its run.")
     heights = [height(one, title=True) for one in shown]
     with style(colours):
-        whole = Figure(figsize=(WIDTH, sum(heights)), layout="constrained")
+        whole = Figure(figsize=(max(map(width, shown)), sum(heights)), layout="constrained")
         parts = whole.subfigures(len(shown), 1, height_ratios=heights, squeeze=False)[:, 0]
         for part, one in zip(parts, shown, strict=True):
             _fill(part, one, colours, title=True)
@@ -108,18 +112,24 @@ def draw_content(
     smoothing; other programs may smooth.
     """
     with style(theme, interpolation=interpolation):
-        made = Figure(figsize=(WIDTH, height(shown, title=title)), layout="constrained")
+        made = Figure(figsize=(width(shown), height(shown, title=title)), layout="constrained")
         _fill(made, shown, theme, title=title)
     return made
 
 
+def width(shown: Lines | Map | Heads) -> float:
+    """Return the width in inches that a view needs: lines in panels beside each other are wider."""
+    return PANELS_WIDTH if isinstance(shown, Lines) and len(shown.panels) > 1 else WIDTH
+
+
 def height(shown: Lines | Map | Heads, *, title: bool) -> float:
     """Return the height in inches that a view needs."""
-    extra = 0.32 if title else 0.0
+    extra = (0.32 if title else 0.0) + 0.13 * _caption(shown).count("\n")
     if isinstance(shown, Lines):
-        most = max(len(panel.lines) for panel in shown.panels)
-        rows = math.ceil(most / plots.legend_columns(shown)) + bool(shown.series)
-        return extra + 2.7 + 0.16 * rows
+        most = max((len(panel.lines) for panel in shown.panels if not plots.labelled(panel)), default=0)
+        rows = math.ceil(most / plots.legend_columns(shown)) + bool(shown.series and most)
+        titled = any(panel.title for panel in shown.panels)
+        return extra + 2.8 + 0.16 * rows + (0.5 if titled else 0.0)
     if isinstance(shown, Heads):
         return extra + plots.heads_height(shown, WIDTH)
     if shown.view.kind == "layer_head_map":
@@ -163,7 +173,7 @@ def style(theme: Theme, *, interpolation: str = "nearest") -> Iterator[None]:
 
 def _fill(where: Figure | SubFigure, shown: Lines | Map | Heads, theme: Theme, *, title: bool) -> None:
     drawers: dict[str, Callable[..., None]] = {
-        "layer_lines": plots.lines,
+        "lines": plots.lines,
         "layer_head_map": plots.heat_map,
         "matrix": plots.heat_map,
         "attention_heads": plots.patterns,
@@ -173,8 +183,12 @@ def _fill(where: Figure | SubFigure, shown: Lines | Map | Heads, theme: Theme, *
     if title:
         said = plots.drawable(shown.view.title, 90)
         where.suptitle(said, x=0.012, ha="left", fontsize=11, fontweight="bold")
-    caption = plots.drawable(shown.caption, 140)
-    where.supxlabel(caption, x=0.012, ha="left", fontsize=7.5, color=theme.muted)
+    where.supxlabel(_caption(shown), x=0.012, ha="left", fontsize=7.5, color=theme.muted)
+
+
+def _caption(shown: Lines | Map | Heads) -> str:
+    longest = int(CAPTION_CHARACTERS * width(shown) / WIDTH)
+    return textwrap.fill(plots.drawable(shown.caption, 600), longest)
 
 
 def _theme(name: str) -> Theme:

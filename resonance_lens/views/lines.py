@@ -1,20 +1,29 @@
-"""Lines over the layers, with their intervals and with the baselines and nulls beside them."""
+"""Lines over an ordered dimension, with their intervals and with the baselines and nulls beside them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import xarray as xr
 
+from resonance_lens.counts import SAID, claims_of
 from resonance_lens.errors import ResultError
+from resonance_lens.methods import READINGS
 from resonance_lens.result import Result, ViewSpec
+from resonance_lens.stats.inference import infer
+from resonance_lens.stats.intervals import unit_interval
+from resonance_lens.stats.samples import Sample
+from resonance_lens.stats.streams import stream
 from resonance_lens.views.content import (
+    Levels,
     Line,
     Lines,
+    Marking,
     Numbers,
     Panel,
+    Role,
     array,
     beside,
     common,
@@ -24,6 +33,7 @@ from resonance_lens.views.content import (
     select,
     units,
 )
+from resonance_lens.views.marks import BASELINES, claim_of, levels, marking, of_line, refused
 from resonance_lens.views.text import words
 
 SEPARATE_REFERENCES = 3
@@ -32,34 +42,50 @@ SEPARATE_REFERENCES = 3
 POINTS = 16
 """Up to this many heads are drawn as points; above, as the range that holds the middle 80 %."""
 
-
 MOST_SPREADS = 2
 """Up to this many series show their single heads; above, only the means."""
 
 
+@dataclass
+class _Drawing:
+    """A view being made: what it has chosen, what it has to say, and which levels its lines have."""
+
+    view: ViewSpec
+    result: Result
+    chosen: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def note(self, sentence: str) -> None:
+        if sentence and sentence not in self.notes:
+            self.notes.append(sentence)
+
+    def error(self, problem: str) -> ResultError:
+        return ResultError(f"The view {self.view.title!r} of {self.result.name} cannot be drawn: {problem}")
+
+
 def lines(view: ViewSpec, result: Result) -> Lines:
-    """Return what a view of kind ``layer_lines`` shows: one panel for each variable."""
+    """Return what a view of kind ``lines`` shows: panels for its variables, or along a dimension."""
     if not view.variables:
         raise ResultError(f"The view {view.title!r} of {result.name} names no variable.")
+    drawing = _Drawing(view, result)
     panels = []
-    chosen: dict[str, str] = {}
     for name in view.variables:
         references = [r for r in view.references if belongs(r, name, view.variables)]
-        panel, selection = _panel(view, result, name, references)
-        panels.append(panel)
-        chosen |= selection
+        variable = lookup(view, result, name)
+        for at, title in _along(view.panels, variable):
+            panels.append(_panel(drawing, name, references, at, title))
     every = [line for panel in panels for line in panel.lines]
-    notes = []
     if not all(np.isfinite(line.y).all() for line in every):
-        notes.append("Layers without a value are left open.")
+        drawing.note(f"{words(view.over).capitalize()}s without a value are left open.")
     return Lines(
         **common(view, result),
-        selection=in_words(chosen),
-        x_label="layer",
+        selection=in_words(drawing.chosen),
+        x_label=_x_label(lookup(view, result, view.variables[0]), view.over),
         series="" if view.series is None else words(view.series),
-        band=_band(panels),
+        band=_band(panels, result),
         panels=tuple(panels),
-        notes=tuple(notes),
+        marking=_marking(drawing, every),
+        notes=tuple(drawing.notes),
     )
 
 
@@ -75,45 +101,112 @@ def belongs(reference: str, name: str, variables: Sequence[str]) -> bool:
     return name == (max(owners, key=len) if owners else variables[0])
 
 
-def _band(panels: Sequence[Panel]) -> str:
-    """Return what the points, bands and dashes of a figure are."""
+def role(reference: str) -> Role:
+    """Return which baseline or null a reference is, by the end of its name.
+
+    Examples
+    --------
+    >>> role("consistency_null"), role("coherence_random_weights"), role("coherence_uniform")
+    ('null', 'random_weights', 'baseline')
+    """
+    if reference.endswith("_null"):
+        return "null"
+    if reference.endswith("_random_weights"):
+        return "random_weights"
+    return "shuffled_tokens" if reference.endswith("_shuffled_tokens") else "baseline"
+
+
+def _x_label(variable: xr.DataArray, over: str) -> str:
+    if over not in variable.coords:
+        return words(over)
+    axis = variable[over]
+    stated = str(axis.attrs.get("units") or "")
+    return long_name(axis) + (f" ({stated})" if stated not in ("", "1") else "")
+
+
+def _along(dimension: str | None, variable: xr.DataArray) -> list[tuple[dict[str, int], str]]:
+    """Return a place and a title for each coordinate along a dimension; one place without one."""
+    if dimension is None or dimension not in variable.dims:
+        return [({}, "")]
+    values = [str(value) for value in variable[dimension].values]
+    return [
+        ({dimension: i}, READINGS.get((dimension, value), f"{words(dimension)}: {value}"))
+        for i, value in enumerate(values)
+    ]
+
+
+def _band(panels: Sequence[Panel], result: Result) -> str:
+    """Return what the points and bands of a figure are."""
     every = [line for panel in panels for line in panel.lines]
     plain = max(sum(not line.reference for line in panel.lines) for panel in panels)
     spread = [line.points for line in every if line.points is not None and not line.reference]
     said = []
     if spread and plain <= MOST_SPREADS:
         n_heads = spread[0].shape[1]
-        said.append("points: single heads" if n_heads <= POINTS else "shaded: middle 80 % of heads")
-    if any(line.low is not None and not line.reference for line in every):
-        said.append("shaded: interval over prompts")
-    if any(line.reference for line in every):
-        said.append("dashed: baseline or null")
+        said.append("points: single heads" if n_heads <= POINTS else "pale: middle 80 % of heads")
+    banded = [line for line in every if line.low is not None]
+    if any(not line.reference for line in banded):
+        said.append("shaded: 95 % interval over prompts" + (" of the mean over heads" if spread else ""))
+    if any(line.role == "null" and not line.ranged for line in banded):
+        said.append("grey band: where 95 % of such means lie under the null")
+    if any(line.ranged for line in every):
+        along = next(line.ranged for line in every if line.ranged)
+        said.append(f"grey lines: mean and range over {along}")
     return ", ".join(said)
 
 
+def _marking(drawing: _Drawing, every: Sequence[Line]) -> Marking | None:
+    marked = [line.levels for line in every if line.levels is not None]
+    if not marked:
+        return None
+    claim = claim_of(drawing.view, drawing.result)
+    return marking(drawing.result, claim, np.concatenate(marked))
+
+
 def _panel(
-    view: ViewSpec, result: Result, name: str, references: Sequence[str]
-) -> tuple[Panel, dict[str, str]]:
+    drawing: _Drawing, name: str, references: Sequence[str], at: Mapping[str, int], title: str
+) -> Panel:
+    view, result = drawing.view, drawing.result
     variable = lookup(view, result, name)
     series = _series(view, variable)
     shown: list[Line] = []
-    chosen: dict[str, str] = {}
     for reference in references:
-        shown += _reference(view, result, reference, len(series))
+        if role(reference) in BASELINES and reference not in result.data:
+            drawing.note(_missing(result, role(reference)))
+            continue
+        short = _short(result, reference, name)
+        shown += _reference(drawing, reference, len(series), at, short)
     for i, label in enumerate(series or [long_name(variable)]):
-        at = {view.series: i} if series else {}
-        line, selection = _line(view, result, name, label=label, colour=i, at=at)
-        shown.append(line)
-        chosen |= selection
+        place = {**at, **({str(view.series): i} if series else {})}
+        short = label if series else SAID["plain"]
+        # Along panels, a coordinate keeps the colour that it has as a series.
+        colour = i if series else next(iter(at.values()), 0)
+        shown.append(_line(drawing, name, label=label, short=short, colour=colour, at=place))
     averaged = any(line.points is not None for line in shown)
     lowest = min(float(np.nanmin(line.y, initial=0.0)) for line in shown)
-    panel = Panel(
+    return Panel(
+        title=title,
         label=long_name(variable) + (", mean over heads" if averaged else ""),
         units=units(variable),
         lines=tuple(shown),
         zero=lowest < 0 or name.endswith("_effect"),
     )
-    return panel, chosen
+
+
+def _missing(result: Result, condition: str) -> str:
+    why = (result.provenance.get("baselines_missing") or {}).get(condition, "it was not run.")
+    return f"Without {SAID[condition]}: {why}"
+
+
+def _short(result: Result, reference: str, name: str) -> str:
+    """Return what a reference is called beside the end of its line."""
+    kind = role(reference)
+    if kind in BASELINES:
+        return SAID[kind].removeprefix("the ")
+    claims = {f"{claim['variable']}_null": words(claim["null"]) for claim in claims_of(result)}
+    if reference in claims:
+        return f"null: {claims[reference]}"
+    return words(reference.removeprefix(f"{name}_"))
 
 
 def _series(view: ViewSpec, variable: xr.DataArray) -> list[str]:
@@ -124,89 +217,171 @@ def _series(view: ViewSpec, variable: xr.DataArray) -> list[str]:
 
 
 def _line(
-    view: ViewSpec,
-    result: Result,
+    drawing: _Drawing,
     name: str,
     *,
     label: str,
+    short: str,
     colour: int | None,
-    at: Mapping[Any, int],
-    reference: bool = False,
-) -> tuple[Line, dict[str, str]]:
-    keep = ["layer", "head", *([view.series] if view.series else [])]
+    at: Mapping[str, int],
+    kind: Role = "value",
+) -> Line:
+    view, result, over = drawing.view, drawing.result, drawing.view.over
+    keep = [over, "head", *(d for d in (view.series, view.panels) if d)]
 
     def one(variable_name: str) -> tuple[xr.DataArray, dict[str, str]]:
         variable, chosen = select(view, result, variable_name, keep)
         return variable.isel({d: i for d, i in at.items() if d in variable.dims}), chosen
 
     variable, chosen = one(name)
-    left = [str(d) for d in variable.dims if d not in ("layer", "head")]
-    if left or "layer" not in variable.dims:
-        lacking = f"a selection along {', '.join(left)}" if left else "the dimension 'layer'"
-        raise ResultError(
-            f"The view {view.title!r} of {result.name} cannot be drawn: {name!r} needs {lacking}."
-        )
-    x = np.asarray(variable["layer"].values, dtype=np.float64)
-    points = low = high = None
+    left = [str(d) for d in variable.dims if d not in (over, "head")]
+    if left or over not in variable.dims:
+        missing = over not in variable.dims
+        lacking = f"the dimension {over!r}" if missing else f"a selection along {', '.join(left)}"
+        raise drawing.error(f"{name!r} needs {lacking}.")
+    x = variable[over].values
+    if not np.issubdtype(x.dtype, np.number):
+        raise drawing.error(f"lines need numbers along {over!r}; its coordinates are {x.dtype.name}.")
+    line = Line(
+        name=name, label=label, short=short, x=np.asarray(x, dtype=np.float64), y=np.empty(0),
+        colour=colour, role=kind,
+    )  # fmt: skip
+    if kind == "value":
+        drawing.chosen |= chosen
     if "head" in variable.dims:
-        points = array(variable, "layer", "head")
+        points = array(variable, over, "head")
         y = mean_over_heads(points, cyclic=view.colours == "cyclic")
-    else:
-        y = array(variable, "layer")
-        if beside(result, name):
-            low, high = (array(one(f"{name}_{end}")[0], "layer") for end in ("low", "high"))
-    return (
-        Line(
-            name=name,
-            label=label,
-            x=x,
-            y=y,
-            low=low,
-            high=high,
-            points=points,
-            colour=colour,
-            reference=reference,
-        ),
-        chosen,
-    )
+        low, high = _bounds_of_mean(drawing, name, points, chosen, at, kind)
+        return replace(line, y=y, points=points, low=low, high=high)
+    line = replace(line, y=array(variable, over), levels=_levels(drawing, name, chosen, at, kind))
+    if beside(result, name):
+        low, high = (array(one(f"{name}_{end}")[0], over) for end in ("low", "high"))
+        line = replace(line, low=low, high=high)
+    return line
 
 
-def _reference(view: ViewSpec, result: Result, name: str, n_series: int) -> list[Line]:
+def _levels(
+    drawing: _Drawing, name: str, chosen: Mapping[str, str], at: Mapping[str, int], kind: Role
+) -> Levels | None:
+    """Return what the view's claim found at the points of a line that shows its value or effect."""
+    view, result = drawing.view, drawing.result
+    if view.claim is None or kind != "value" or name not in (view.claim, f"{view.claim}_effect"):
+        return None
+    claim = claim_of(view, result)
+    place = dict(chosen)
+    for dimension, i in at.items():
+        if dimension in result.data.dims:
+            place[dimension] = str(result.data[dimension].values[i])
+    drawing.note(refused(result, claim, place))
+    return of_line(levels(result, claim, chosen), view.over, at)
+
+
+def _bounds_of_mean(
+    drawing: _Drawing,
+    name: str,
+    points: Numbers,
+    chosen: Mapping[str, str],
+    at: Mapping[str, int],
+    kind: Role,
+) -> tuple[Numbers | None, Numbers | None]:
+    """Return the band around a mean over heads: of a value its interval, of a null where means lie.
+
+    Neither is the mean of the heads' own bands, which share their prompts and partly cancel. Both are
+    made from the rows of single prompts (or groups of them) where the result keeps these.
+    """
+    view, result = drawing.view, drawing.result
+    if view.colours == "cyclic" or kind not in ("value", "null"):
+        return None, None
+    rows_of = f"{name.removesuffix('_null')}_effect" if kind == "null" else name
+    unit = next((unit for unit in ("prompt", "group") if f"{rows_of}_{unit}" in result.data), None)
+    whole = chosen.get("category", "all") == "all" and "category" not in at
+    if unit is None or not whole:
+        if kind == "null" or beside(result, name):
+            kept = "values of single prompts were" if unit is None else "category of each prompt was"
+            drawing.note(
+                f"The mean over heads of {long_name(result.data[name])} has no band here: the {kept} not "
+                "kept, and the mean of the heads' own bands is not the band of their mean."
+            )
+        return None, None
+    rows = result.data[f"{rows_of}_{unit}"]
+    for dimension, value in chosen.items():
+        if dimension in rows.dims:
+            rows = rows.isel({dimension: [str(v) for v in rows[dimension].values].index(value)})
+    rows = rows.isel({d: i for d, i in at.items() if d in rows.dims})
+    shares = share_of_mean(array(rows, unit, view.over, "head"))
+    rng = stream(int(result.provenance.get("seed", 0)), "views", result.name, rows_of)
+    if kind == "null":
+        tested = infer(Sample(shares, np.zeros_like(shares), "prompt"), (0,), rng)
+        centre = mean_over_heads(points)
+        return centre + tested.null_low, centre + tested.null_high
+    _, low, high = unit_interval(shares, unit, rng)
+    return low, high
+
+
+def share_of_mean(rows: Numbers) -> Numbers:
+    """Return one row for each unit whose mean over units is the mean over heads of the heads' means.
+
+    Where every head has a value in every unit, this is the mean over heads. Where a head ``h`` has values
+    in ``n_h`` of ``n`` units, a unit counts with its deviation from the head's mean, times ``n / n_h``: the
+    mean over heads is then that of the figure, and resampling the rows is resampling it to first order.
+
+    Parameters
+    ----------
+    rows
+        ``[unit, place, head]``; not-a-number where a head has no value in a unit.
+
+    Returns
+    -------
+    array
+        ``[unit, place]``; not-a-number where no head has a value in any unit.
+    """
+    known = np.isfinite(rows)
+    count = known.sum(axis=0)
+    filled = np.where(known, rows, 0.0)
+    mean = filled.sum(axis=0) / np.maximum(count, 1)
+    shares = mean + np.where(known, (filled - mean) * (len(rows) / np.maximum(count, 1)), 0.0)
+    shares = np.where(count > 0, shares, 0.0).sum(axis=-1)
+    heads = (count > 0).sum(axis=-1)
+    return np.where(heads > 0, shares / np.maximum(heads, 1), np.nan)
+
+
+def _reference(drawing: _Drawing, name: str, n_series: int, at: Mapping[str, int], short: str) -> list[Line]:
     """Return the lines of a baseline or null: one if all series share it, else each or a band."""
-    variable = lookup(view, result, name)
+    view = drawing.view
+    variable = lookup(view, drawing.result, name)
     series = _series(view, variable)
     label = long_name(variable)
-    each = []
-    for i, value in enumerate(series or [""]):
-        line, _ = _line(
-            view,
-            result,
+    each = [
+        _line(
+            drawing,
             name,
             label=f"{label}, {value}" if value else label,
+            short=f"{short}, {value}" if value else short,
             colour=i if series else None,
-            at={view.series: i} if series else {},
-            reference=True,
+            at={**at, **({str(view.series): i} if series else {})},
+            kind=role(name),
         )
-        each.append(line)
+        for i, value in enumerate(series or [""])
+    ]
     first = each[0]
     same = all(np.allclose(line.y, first.y, equal_nan=True, atol=1e-9) for line in each)
     if not same and n_series <= SEPARATE_REFERENCES:
         return each
-    low, high = first.low, first.high
-    if not same:
-        ys = np.stack([line.y for line in each])
-        low, high = ys.min(axis=0), ys.max(axis=0)
-        label = f"{label} (range over {words(str(view.series))})"
+    shared = replace(first, label=label, short=short, colour=None)
+    if same:
+        return [shared]
+    ys = np.stack([line.y for line in each])
+    lows = np.stack([line.y if line.low is None else line.low for line in each])
+    highs = np.stack([line.y if line.high is None else line.high for line in each])
     return [
-        Line(
-            name=name,
-            label=label,
-            x=first.x,
-            y=first.y if same else np.stack([line.y for line in each]).mean(axis=0),
-            low=low,
-            high=high,
-            points=first.points if same else None,
-            reference=True,
+        replace(
+            shared,
+            label=f"{label} (range over {words(str(view.series))})",
+            ranged=words(str(view.series)),
+            y=ys.mean(axis=0),
+            low=lows.min(axis=0),
+            high=highs.max(axis=0),
+            points=None,
         )
     ]
 

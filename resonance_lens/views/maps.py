@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 
 from resonance_lens.errors import ResultError
@@ -9,6 +12,7 @@ from resonance_lens.result import Result, ViewSpec
 from resonance_lens.views.content import (
     Grid,
     Map,
+    Marking,
     array,
     common,
     in_words,
@@ -17,6 +21,7 @@ from resonance_lens.views.content import (
     select,
     units,
 )
+from resonance_lens.views.marks import claim_of, levels, marking, refused
 from resonance_lens.views.text import words
 
 FACETS = 4
@@ -43,12 +48,20 @@ def heat_map(view: ViewSpec, result: Result) -> Map:
             f"The view {view.title!r} of {result.name} cannot be drawn: {name!r} needs a selection "
             f"along {' or '.join(left)}."
         )
+    claim = None if view.claim is None else claim_of(view, result)
+    found = None if claim is None else levels(result, claim, chosen)
     grids = []
     for i in range(values.sizes[left[0]] if left else 1):
         part = values.isel({left[0]: i}) if left else values
         title = f"{words(left[0])}: {part[left[0]].item()}" if left else ""
-        grids.append(Grid(title=title, values=array(part, rows, columns)))
+        marked = None
+        if found is not None:
+            cut = found.isel({left[0]: i}) if left else found
+            marked = np.asarray(cut.transpose(rows, columns).values, dtype=np.int64)
+        grids.append(Grid(title=title, values=array(part, rows, columns), levels=marked))
     notes = []
+    if claim is not None and refused(result, claim, chosen):
+        notes.append(refused(result, claim, chosen))
     if len(grids) > FACETS:
         notes.append(f"The first {FACETS} of {len(grids)} values of {words(left[0])} are shown.")
         grids = grids[:FACETS]
@@ -71,6 +84,7 @@ def heat_map(view: ViewSpec, result: Result) -> Map:
         units=units(variable),
         limits=limits,
         extend=extend,
+        marking=None if claim is None else _marking(result, claim, grids),
         outlined=_outlined(view, result, x, y) if layered else (),
         grids=tuple(grids),
     )
@@ -98,6 +112,11 @@ def _outlined(
     """Return the heads that the view names, or else the first targets, where the map has them."""
     asked = view.heads or [(t.layer, t.head) for t in result.targets(5) if t.head is not None]
     return tuple((a, b) for a, b in asked if str(a) in layers and str(b) in heads)
+
+
+def _marking(result: Result, claim: Mapping[str, Any], grids: list[Grid]) -> Marking:
+    found = [grid.levels for grid in grids if grid.levels is not None]
+    return marking(result, claim, np.stack(found))
 
 
 def _axis(dimension: str) -> str:

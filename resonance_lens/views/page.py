@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ from resonance_lens.result import Result, ViewSpec
 from resonance_lens.views import circuits, svg, tables
 from resonance_lens.views.build import build
 from resonance_lens.views.circuits import Mount
-from resonance_lens.views.content import Heads, Lines, Panel
+from resonance_lens.views.content import Heads, Lines
 from resonance_lens.views.exhibits import Exhibit
 from resonance_lens.views.record import describe
 from resonance_lens.views.text import number, script_json, words
@@ -42,6 +42,7 @@ class Shown:
     key: str
     view: ViewSpec
     notes: tuple[str, ...]
+    wide: bool = False
     figures: tuple[tuple[str, Markup], ...] = ()
     strips: tuple[dict[str, Any], ...] = ()
     mounts: tuple[tuple[str, Mount], ...] = ()
@@ -57,6 +58,8 @@ class Section:
     title: str
     evidence: str
     meaning: str
+    calibration: tuple[str, str] | None
+    found: tuple[tables.Found, ...]
     declared: list[tuple[str, str]]
     method: str
     trace: dict[str, Any] | None
@@ -114,6 +117,8 @@ def _section(result: Result, key: str, packer: circuits.Packer | None) -> Sectio
         title=str(about.get("title") or words(result.name)).rstrip("."),
         evidence=evidence,
         meaning=EVIDENCE.get(evidence, "this level is not one that resonance_lens defines"),
+        calibration=tables.calibration(result),
+        found=tables.found(result),
         declared=tables.declared(result),
         method=tables.method(result),
         trace=_trace(result),
@@ -130,7 +135,9 @@ def _shown(view: ViewSpec, result: Result, key: str, packer: circuits.Packer | N
         # One view that a third party declared wrongly must not cost the whole page.
         return Shown(key=key, view=view, notes=(), error=str(error))
     if not isinstance(content, Heads):
-        return Shown(key=key, view=view, notes=content.notes, figures=_figures(content, key))
+        wide = isinstance(content, Lines) and len(content.panels) > 1
+        figures = _figures(content, key)
+        return Shown(key=key, view=view, notes=content.notes, wide=wide, figures=figures)
     if not content.exhibits:
         return Shown(key=key, view=view, notes=content.notes)
     mounts = [(f"{key}m{i}", mount) for i, mount in enumerate(circuits.mounts(content))]
@@ -177,19 +184,28 @@ def _strip(exhibit: Exhibit) -> dict[str, Any]:
 def _trace(result: Result) -> dict[str, Any] | None:
     """Return the line figure of the headline, or else the first, as a small trace without axes."""
     headline = result.provenance.get("headline")
-    drawn = [view for view in result.views if view.kind == "layer_lines"]
+    drawn = [view for view in result.views if view.kind == "lines"]
     for view in sorted(drawn, key=lambda view: view.variables[:1] != (headline,)):
         try:
             content = build(view, result)
         except ResultError:
             continue
         if isinstance(content, Lines) and len(content.panels[0].lines[0].x) > 1:
-            return _small(content.panels[0])
+            return _small(content)
     return None
 
 
-def _small(panel: Panel) -> dict[str, Any] | None:
+def _small(content: Lines) -> dict[str, Any] | None:
+    panel = content.panels[0]
     values = [line for line in panel.lines if not line.reference]
+    if content.view.panels is not None:
+        # Panels along a dimension show one variable: together they are the lines of one trace.
+        values = [
+            replace(line, label=one.title)
+            for one in content.panels
+            for line in one.lines
+            if not line.reference
+        ]
     named = len(values) > 1
     if len(values) > 2:
         values = values[:1]
@@ -212,6 +228,7 @@ def _small(panel: Panel) -> dict[str, Any] | None:
         "null": points(null) if null else "",
         "low": number(low),
         "high": number(high),
+        "over": content.x_label,
         "first": f"{values[0].x[0]:g}",
         "last": f"{values[0].x[-1]:g}",
     }

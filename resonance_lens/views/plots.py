@@ -7,6 +7,7 @@ import itertools
 import math
 import re
 import textwrap
+from dataclasses import dataclass
 from typing import Any
 
 import matplotlib
@@ -19,7 +20,7 @@ from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from resonance_lens.views.content import Grid, Heads, Line, Lines, Map, Panel
+from resonance_lens.views.content import Grid, Heads, Line, Lines, Map, Panel, Role
 from resonance_lens.views.exhibits import Exhibit
 from resonance_lens.views.lines import MOST_SPREADS, POINTS
 from resonance_lens.views.theme import Theme
@@ -40,30 +41,85 @@ FONT, MONOSPACED = "DejaVu Sans", "DejaVu Sans Mono"
 
 MISSING = "#8a8f8d"
 
+MOST_LABELLED = 8
+"""Up to this many lines are named beside their ends; above, by a legend."""
+
+LABEL_CHARACTERS = 20
+"""Longest line of a label beside the end of a line."""
+
+LABEL_HEIGHT = 0.066
+"""Height of one line of such a label, as a share of the panel's."""
+
+LABEL_GAP, LABEL_SAMPLE = 0.03, 0.055
+"""Before the piece of line that a label begins with, and its length, as shares of the panel's width."""
+
+DASHES: dict[Role, Any] = {
+    "value": "solid",
+    "null": (0, (5, 2)),
+    "baseline": (0, (2.5, 1.5)),
+    "random_weights": (0, (1, 1.3)),
+    "shuffled_tokens": (0, (6, 1.5, 1, 1.5)),
+}
+
+
+@dataclass(frozen=True)
+class Mark:
+    """How a place with a level of a claim is marked: by size and filling, not by colour."""
+
+    level: int
+    size: float
+    filled: bool
+
+    def of(self, colour: Any, ground: Any) -> dict[str, Any]:
+        """Return the mark in a colour, its hole in that of the ground."""
+        face = colour if self.filled else ground
+        return {"ms": self.size, "mfc": face, "mec": colour, "mew": 0 if self.filled else 1.1}
+
+
+MARKS = (Mark(1, 2.2, True), Mark(2, 5.2, False), Mark(3, 6.0, True))
+
+INK_ON_LIGHT, INK_ON_DARK = "#101614", "#f2f7f4"
+"""Of marks in a heat map, whichever stands out from the colour of the cell."""
+
 
 def lines(where: Figure | SubFigure, shown: Lines, theme: Theme) -> None:
-    """Draw lines over the layers, one panel for each variable."""
-    axes = where.subplots(1, len(shown.panels), squeeze=False)[0]
-    for ax, panel in zip(axes, shown.panels, strict=True):
+    """Draw lines over one dimension, panels beside each other."""
+    facets = len({panel.label for panel in shown.panels}) == 1
+    axes = where.subplots(1, len(shown.panels), squeeze=False, sharey=facets)[0]
+    for i, (ax, panel) in enumerate(zip(axes, shown.panels, strict=True)):
         _panel(ax, panel, shown, theme)
+        if facets and i:
+            ax.set_ylabel("")
+    for ax, panel in zip(axes, shown.panels, strict=True):
+        # The ends of the vertical axis are settled only now: panels may share it.
+        if labelled(panel):
+            _labels(ax, panel, theme)
 
 
 def _panel(ax: Axes, panel: Panel, shown: Lines, theme: Theme) -> None:
     ax.grid(True)
+    every = np.concatenate([line.x for line in panel.lines])
+    first, last = every.min(), every.max()
+    ax.set_xlim(first - 0.02 * (last - first or 1), last + 0.02 * (last - first or 1))
+    if panel.title:
+        ax.set_title(drawable(panel.title, 60), loc="left", fontweight="bold")
     if panel.zero:
         ax.axhline(0, color=theme.rule, linewidth=1, zorder=1)
     plain = [line for line in panel.lines if not line.reference]
     for line in panel.lines:
         _spread(ax, line, theme, n_lines=len(plain))
-        _line(ax, line, theme)
+        _line(ax, line, theme, stems=shown.view.stems)
     if shown.view.limits is not None:
         low, high = shown.view.limits
         margin = 0.03 * (high - low)
         ax.set_ylim(low - margin, high + margin)
-    ax.set_xlabel(shown.x_label)
-    ax.set_ylabel(f"{textwrap.fill(drawable(panel.label, 70), 40)}\n({drawable(panel.units, 40)})")
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.set_xlabel(drawable(shown.x_label, 60))
+    ax.set_ylabel(f"{textwrap.fill(drawable(panel.label, 90), 36)}\n({drawable(panel.units, 40)})")
+    whole = all((line.x == np.round(line.x)).all() for line in panel.lines)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=whole))
     ax.tick_params(length=3)
+    if labelled(panel):
+        return
     legend = ax.legend(
         loc="lower left",
         bbox_to_anchor=(0, 1.0),
@@ -80,10 +136,72 @@ def _panel(ax: Axes, panel: Panel, shown: Lines, theme: Theme) -> None:
     legend.get_title().set_color(theme.muted)
 
 
+def labelled(panel: Panel) -> bool:
+    """Whether each line is named beside its end; a legend names them where they are too many."""
+    return len(panel.lines) <= MOST_LABELLED
+
+
 def legend_columns(shown: Lines) -> int:
     """Return how many legend entries fit beside each other."""
     longest = max(len(line.label) for panel in shown.panels for line in panel.lines)
     return max(1, int(100 / len(shown.panels) / (longest + 7)))
+
+
+def _labels(ax: Axes, panel: Panel, theme: Theme) -> None:
+    """Name each line beside its end, after a piece of it that shows its dashes."""
+    if len(panel.lines) == 1:
+        return
+    low, high = ax.get_ylim()
+    ends = []
+    for line in panel.lines:
+        known = np.flatnonzero(np.isfinite(line.y))
+        if known.size:
+            x, y = line.x[known[-1]], (line.y[known[-1]] - low) / (high - low)
+            ends.append(
+                (line, x, float(np.clip(y, 0, 1)), textwrap.fill(drawable(line.short, 60), LABEL_CHARACTERS))
+            )
+    ends.sort(key=lambda end: end[2])
+    sizes = [LABEL_HEIGHT * (1 + text.count("\n")) for *_, text in ends]
+    places = spread_out([y for _, _, y, _ in ends], sizes)
+    across = ax.transAxes
+    for (line, x, y, text), place in zip(ends, places, strict=True):
+        colour = _colour(line, theme)
+        start = (ax.transLimits.transform((x, 0))[0], y)
+        ax.plot(
+            [start[0], 1.0 + LABEL_GAP], [start[1], place], transform=across, clip_on=False,
+            color=theme.rule, linewidth=0.6, zorder=0,
+        )  # fmt: skip
+        ax.plot(
+            [1.0 + LABEL_GAP, 1.0 + LABEL_GAP + LABEL_SAMPLE], [place, place],
+            transform=across, clip_on=False, color=colour, **_style(line),
+        )  # fmt: skip
+        ax.text(
+            1.0 + LABEL_GAP + LABEL_SAMPLE + 0.015, place, text, transform=across, va="center", fontsize=8,
+            color=theme.muted if line.reference else theme.ink, linespacing=1.05,
+        )  # fmt: skip
+
+
+def spread_out(wanted: list[float], sizes: list[float]) -> list[float]:
+    """Return places in the same order that leave room for sizes, as near as can be to those wanted,
+    inside 0 to 1 (and a little).
+
+    Examples
+    --------
+    >>> spread_out([0.5, 0.5], [0.25, 0.25])
+    [0.375, 0.625]
+    """
+    # Less the room that those before it take, places need only not fall: neighbours that would are pooled.
+    offsets = [0.0]
+    for before, after in itertools.pairwise(sizes):
+        offsets.append(offsets[-1] + (before + after) / 2)
+    pools: list[list[float]] = []
+    for want, offset in zip(wanted, offsets, strict=True):
+        pools.append([want - offset])
+        while len(pools) > 1 and np.mean(pools[-2]) > np.mean(pools[-1]):
+            last = pools.pop()
+            pools[-1] += last
+    free = [float(np.clip(np.mean(pool), -0.02, 1.02 - offsets[-1])) for pool in pools for _ in pool]
+    return [place + offset for place, offset in zip(free, offsets, strict=True)]
 
 
 def _colour(line: Line, theme: Theme) -> str:
@@ -98,27 +216,35 @@ def _spread(ax: Axes, line: Line, theme: Theme, *, n_lines: int) -> None:
     n_heads = line.points.shape[1]
     if n_heads > POINTS:
         low, high = _middle(line.points)
-        ax.fill_between(line.x, low, high, color=colour, alpha=0.14, linewidth=0)
+        ax.fill_between(line.x, low, high, color=colour, alpha=0.1, linewidth=0)
         return
     beside = 0.24 * ((line.colour or 0) / (n_lines - 1) - 0.5) if n_lines > 1 else 0.0
     x = np.repeat(line.x + beside, n_heads)
-    ax.plot(x, line.points.ravel(), ".", color=colour, alpha=0.45, markersize=5, mew=0)
+    ax.plot(x, line.points.ravel(), ".", color=colour, alpha=0.35, markersize=4, mew=0)
 
 
-def _line(ax: Axes, line: Line, theme: Theme) -> None:
+def _line(ax: Axes, line: Line, theme: Theme, *, stems: bool) -> None:
     colour = _colour(line, theme)
     if line.low is not None and line.high is not None:
-        ax.fill_between(line.x, line.low, line.high, color=colour, alpha=0.18, linewidth=0)
-    ax.plot(
-        line.x,
-        line.y,
-        color=colour,
-        label=drawable(line.label, 80),
-        linestyle=(0, (4, 2.5)) if line.reference else "solid",
-        linewidth=1.2 if line.reference else 1.7,
-        marker="o" if len(line.x) == 1 else "",
-        markersize=4,
-    )
+        alpha = 0.3
+        ax.fill_between(line.x, line.low, line.high, color=colour, alpha=alpha, linewidth=0)
+    label = drawable(line.label, 80)
+    if stems and not line.reference:
+        ax.vlines(line.x, 0, line.y, color=colour, linewidth=1.4)
+        ax.plot(line.x, line.y, "o", color=colour, label=label, markersize=4)
+    else:
+        marker = "o" if len(line.x) == 1 else ""
+        ax.plot(line.x, line.y, color=colour, label=label, marker=marker, markersize=4, **_style(line))
+    if line.levels is not None:
+        for style in MARKS:
+            at = line.levels == style.level
+            drawn = style.of(colour, theme.panel)
+            ax.plot(line.x[at], line.y[at], "o", **{**drawn, "ms": drawn["ms"] + 1.4}, zorder=4)
+
+
+def _style(line: Line) -> dict[str, Any]:
+    """Return the dashes and the width of a line: each baseline and null has dashes of its own."""
+    return {"linestyle": DASHES[line.role], "linewidth": 1.3 if line.reference else 1.7}
 
 
 def _middle(points: Any) -> tuple[Any, Any]:
@@ -188,11 +314,26 @@ def _grid(ax: Axes, grid: Grid, shown: Map, theme: Theme, colours: Colormap, nor
     ax.set_xlabel(drawable(shown.x_label, 40))
     _ticks(ax.xaxis, ax.axvline, shown.x, theme)
     _ticks(ax.yaxis, ax.axhline, shown.y, theme)
+    _marks(ax, grid, image)
     for layer, head in shown.outlined:
         corner = (shown.x.index(str(layer)) - 0.5, shown.y.index(str(head)) - 0.5)
         for colour, width in ((theme.panel, 3.2), (theme.outline, 1.4)):
             ax.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor=colour, linewidth=width))
     return image
+
+
+def _marks(ax: Axes, grid: Grid, image: Any) -> None:
+    """Mark the cells where the claim found something."""
+    if grid.levels is None:
+        return
+    faces = image.cmap(image.norm(np.ma.masked_invalid(grid.values)))  # [row, column, 4]
+    bright = faces[..., :3] @ np.array([0.299, 0.587, 0.114]) > 0.5
+    for mark in MARKS:
+        for ink, on in ((INK_ON_LIGHT, bright), (INK_ON_DARK, ~bright)):
+            rows, columns = np.nonzero((grid.levels == mark.level) & on)
+            if len(rows):
+                style = mark.of(ink, "none")
+                ax.plot(columns, rows, "o", **{**style, "mew": 0 if mark.filled else 0.9})
 
 
 def _ticks(axis: Any, boundary: Any, labels: tuple[str, ...], theme: Theme) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from resonance_lens.errors import ResultError
 from resonance_lens.result import Result, ViewSpec
 from resonance_lens.views.build import build
-from resonance_lens.views.content import Heads, Lines, Map
+from resonance_lens.views.content import Heads, Levels, Lines, Map, Marking
 from resonance_lens.views.text import listing, words
 
 if TYPE_CHECKING:
@@ -51,12 +51,14 @@ def describe(shown: Lines | Map | Heads) -> str:
     if isinstance(shown, Lines):
         panels = listing([f"{panel.label} ({panel.units})" for panel in shown.panels])
         names = [line.label for line in shown.panels[0].lines]
-        return f"Lines over {shown.x_label}: {panels}. Lines: {', '.join(names)}."
+        said = f" Marks: {shown.marking.legend}." if shown.marking else ""
+        return f"Lines over {shown.x_label}: {panels}. Lines: {', '.join(names)}.{said}"
     if isinstance(shown, Map):
         rows, columns = len(shown.y), len(shown.x)
         return (
             f"Heat map of {shown.label} ({shown.units}): {rows} rows ({shown.y_label}) by "
             f"{columns} columns ({shown.x_label})."
+            + (f" Marks: {shown.marking.legend}." if shown.marking else "")
         )
     prompts = [exhibit.name for exhibit in shown.exhibits]
     heads = list(shown.exhibits[0].heads) if shown.exhibits else []
@@ -67,6 +69,7 @@ def describe(shown: Lines | Map | Heads) -> str:
 def _lines(shown: Lines) -> dict[str, Any]:
     panels = [
         {
+            "title": panel.title,
             "x": shown.x_label,
             "y": panel.label,
             "units": panel.units,
@@ -78,13 +81,25 @@ def _lines(shown: Lines) -> dict[str, Any]:
                     "band": line.low is not None,
                     "heads": 0 if line.points is None else line.points.shape[1],
                     "reference": line.reference,
+                    "role": line.role,
+                    "marks": _at_levels(shown.marking, line.levels, [f"{x:g}" for x in line.x]),
                 }
                 for line in panel.lines
             ],
         }
         for panel in shown.panels
     ]
-    return {"series": shown.series, "marks": shown.band, "panels": panels}
+    return {"series": shown.series, "legend": shown.legend, "panels": panels}
+
+
+def _at_levels(marking: Marking | None, levels: Levels | None, places: list[str]) -> dict[str, list[str]]:
+    """Return, for each meaning of a mark, the places that have at least that level."""
+    if marking is None or levels is None:
+        return {}
+    return {
+        meaning: [place for place, found in zip(places, levels.ravel(), strict=True) if found >= level]
+        for level, meaning in enumerate(marking.means, start=1)
+    }
 
 
 def _map(shown: Map) -> dict[str, Any]:
@@ -100,6 +115,12 @@ def _map(shown: Map) -> dict[str, Any]:
         "cells": [int(grid.values.size) for grid in shown.grids],
         "panels": [grid.title for grid in shown.grids],
         "framed": [f"L{layer}H{head}" for layer, head in shown.outlined],
+        "marks": [
+            _at_levels(
+                shown.marking, grid.levels, [f"L{layer}H{head}" for head in shown.y for layer in shown.x]
+            )
+            for grid in shown.grids
+        ],
     }
 
 

@@ -11,10 +11,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
+from resonance_lens.counts import SAID, Count, claims_of, counts, differing, read_off
+from resonance_lens.methods import READINGS
 from resonance_lens.result import Result
+from resonance_lens.stats.inference import LEVEL
 from resonance_lens.views.content import array, long_name, units
 from resonance_lens.views.lines import mean_over_heads
-from resonance_lens.views.text import duration, listing, number, words
+from resonance_lens.views.marks import BASELINES
+from resonance_lens.views.text import amount, duration, given, listing, number, words
 
 if TYPE_CHECKING:
     from resonance_lens.runs import Run
@@ -28,6 +32,31 @@ class Table:
     groups: tuple[tuple[str, int], ...]
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """How many places a claim finds, in the model and under the baselines.
+
+    Attributes
+    ----------
+    title
+        What is counted, against what.
+    header
+        Of the columns after the first.
+    rows
+        What the numbers are of, and the numbers; instead of numbers, one sentence on why there are none.
+    refused
+        Why there is no table, or an empty string.
+    sentence
+        Which part is architecture, which is learned, and which depends on the order of words.
+    """
+
+    title: str
+    header: tuple[str, ...] = ()
+    rows: tuple[tuple[str, tuple[str, ...] | str], ...] = ()
+    refused: str = ""
+    sentence: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,42 +126,125 @@ def places(run: Run, most: int = 12, of_each: int = 10) -> list[Place]:
 
 
 def declared(result: Result) -> list[tuple[str, str]]:
-    """Return what a result is compared with, as ``(term, text)``."""
+    """Return what a result is compared with, as ``(term, text)``: baselines and nulls apart."""
     about = result.provenance
     minimum = about.get("minimum_effect")
+    headline = words(str(about.get("headline", "")))
+    claims = claims_of(result)
+    nulls = [f"{words(c['null'])}, for {given(str(c['long_name']))}" for c in claims]
+    sizes = [f"{given(str(c['long_name']))} {amount(c)}" for c in claims]
+    if minimum is not None and not any(c["variable"] == about.get("headline") for c in claims):
+        sizes.append(f"{headline} {minimum:g}".strip())
     return [
-        ("Baselines", _names(about.get("baselines")) or "none"),
-        ("Nulls", _names(about.get("nulls")) or "none"),
-        ("Smallest effect that counts", "not stated" if minimum is None else f"{minimum:g}"),
+        ("Nulls: a test, with p and q", "; ".join(nulls) or _names(about.get("nulls")) or "none"),
+        ("Baselines: an effect, no p", _names(about.get("baselines")) or "none"),
+        ("Smallest effect that counts", "; ".join(sizes) or "not stated"),
     ]
 
 
 def method(result: Result) -> str:
-    """Return one paragraph that says how the numbers were made."""
+    """Return one paragraph that says which version and parameters made the numbers, and their definition."""
     about = result.provenance
     parameters = _mapping(about.get("parameters"))
     said = [f"{result.name}, version {about.get('version', 'not stated')}"]
     if parameters:
         said.append("with " + listing([f"{k} = {_plain(v)}" for k, v in parameters.items()]))
-    sentences = [" ".join(said) + "."]
-    baselines, nulls = _names(about.get("baselines")), _names(about.get("nulls"))
-    if baselines:
-        sentences.append(f"Baselines, which say what the number is without learning: {baselines}.")
-    if nulls:
-        sentences.append(f"Nulls, which its claims are tested against: {nulls}.")
-    if not nulls:
-        sentences.append("It makes no claim that needs a null.")
-    minimum = about.get("minimum_effect")
-    if minimum is not None:
-        headline = words(str(about.get("headline", "")))
-        sentences.append(f"A difference in {headline} below {minimum:g} does not count as one.")
-    sentences.append(
-        "Bounds are 95 % over prompts, for one head or layer at a time; they are not corrected for the "
-        "number of heads."
-    )
+    sentences = [
+        " ".join(said) + ".",
+        "Bounds are 95 % over prompts, for one place at a time; they are not corrected for the number of "
+        "places.",
+    ]
     if about.get("source"):
         sentences.append(f"Definition: {str(about['source']).rstrip('.')}.")
     return " ".join(sentences)
+
+
+def found(result: Result) -> tuple[Found, ...]:
+    """Return how many places each claim of a result finds."""
+    return tuple(_found(result, claim) for claim in claims_of(result))
+
+
+def _found(result: Result, claim: Mapping[str, Any]) -> Found:
+    reading = "".join(f", {READINGS.get((d, v), f'{words(d)} {v}')}" for d, v in claim["reading"])
+    title = f"{_capital(given(str(claim['long_name'])))} against {claim['against']}{reading}"
+    refused = result.provenance["tests"][claim["variable"]]["all"]["refused"]
+    if refused:
+        return Found(
+            title=title, refused=f"No {claim['places']} are counted, and nothing is claimed: {refused}."
+        )
+    by_condition = {count.condition: count for count in counts(result, claim)}
+    model = by_condition["plain"]
+    compared = [name for name in BASELINES if name in model.beyond]
+    rows: list[tuple[str, tuple[str, ...] | str]] = []
+    for name in ("plain", *reversed(BASELINES)):
+        said = _capital(SAID[name])
+        if name in by_condition:
+            count = by_condition[name]
+            beyond = [str(model.beyond[c]) if name == "plain" else "" for c in compared]
+            rows.append((said, (str(count.places), str(count.differ), str(count.matter), *beyond)))
+        elif name in result.provenance.get("baselines", ()):
+            rows.append((said, f"not run: {_why(result, name)}"))
+    size = amount(claim)
+    return Found(
+        title=title,
+        header=(
+            claim["places"],
+            f"differ from their null (q\u00a0\u2264\u00a0{LEVEL})",
+            f"and surely by more than {size}",
+            *(f"differ, and exceed {SAID[name]} by that much" for name in compared),
+        ),
+        rows=tuple(rows),
+        sentence=_parts(result, claim, by_condition),
+    )
+
+
+def _parts(result: Result, claim: Mapping[str, Any], by_condition: Mapping[str, Count]) -> str:
+    """Return which part of a claim is architecture, learned, or due to the order of words."""
+    model, twin = by_condition["plain"], by_condition.get("random_weights")
+    places, size = str(claim["places"]), amount(claim)
+    if not model.differ:
+        return f"None of the {model.places} {places} differs from its null, so there is nothing to divide."
+    lead = f"Of the {model.differ} {places} that differ in the model, "
+    parts = []
+    if twin is None:
+        parts.append("it is not known how many are architecture, because the random-weight twin was not run")
+    else:
+        data = read_off(result.data, claim)
+        shared = int((differing(data, claim) & differing(data, claim, "random_weights")).sum())
+        parts.append(
+            f"{shared} differ in the random-weight twin as well, which is architecture "
+            f"({twin.matter} of all {twin.places} differ there by more than {size})"
+        )
+    for name, means in (
+        ("random_weights", "which is learned"),
+        ("shuffled_tokens", "which depends on the order of the words"),
+    ):
+        if name in model.beyond:
+            parts.append(f"{model.beyond[name]} exceed {SAID[name]} by more than {size}, {means}")
+    if "shuffled_tokens" not in by_condition:
+        parts.append("without shuffled text the part of the order of the words is not known")
+    return lead + "; ".join(parts) + "."
+
+
+def _why(result: Result, condition: str) -> str:
+    missing = result.provenance.get("baselines_missing") or {}
+    return str(missing.get(condition, "this run was made without it")).rstrip(".") + "."
+
+
+def calibration(result: Result) -> tuple[str, str] | None:
+    """Return whether the nulls of a result are calibrated and why: ``(state, sentence)``.
+
+    `None` for a result that claims nothing with a p, whose nulls there are none to calibrate.
+    """
+    if not claims_of(result):
+        return None
+    known = _mapping(result.provenance.get("calibrated"))
+    if not known:
+        return "calibration not known", "Nobody has recorded whether the p of this analysis are calibrated."
+    why = str(known.get("why") or "").rstrip(".")
+    if known.get("calibrated"):
+        return "calibrated", f"Its p are calibrated{': ' if why else ''}{why}."
+    return "uncalibrated", f"Do not trust the p of this analysis: {why or 'they have not been calibrated'}."
 
 
 def by_layer(result: Result) -> Table | None:
@@ -252,6 +364,10 @@ def aligned(values: list[float]) -> list[str]:
 
 def _has(variable: xr.DataArray, dimension: str) -> bool:
     return dimension in variable.dims
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _short(digest: Any) -> str | None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import unicodedata
+from collections.abc import Mapping
 from typing import Any
 
 _WHITESPACE = {" ": "\u00b7", "\n": "\u00b6", "\t": "\u2192", "\r": "\u240d", "\x7f": "\u2421"}
@@ -47,6 +49,17 @@ def _visible_character(character: str) -> str:
 def words(name: str) -> str:
     """Return a name from code as words: ``first_position`` becomes ``first position``."""
     return name.replace("_", " ")
+
+
+def given(long_name: str) -> str:
+    """Return a long name without what it says of not-a-number.
+
+    Examples
+    --------
+    >>> given("distance; not-a-number: nobody looks"), given("share (not-a-number: no power)")
+    ('distance', 'share')
+    """
+    return re.split(r"; not-a-number| \(not-a-number", long_name)[0]
 
 
 def listing(names: list[str]) -> str:
@@ -101,3 +114,11 @@ def script_json(value: Any) -> str:
     """
     text = json.dumps(value, allow_nan=False, ensure_ascii=True, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def amount(claim: Mapping[str, Any]) -> str:
+    """Return the smallest effect of a claim that counts, with its units: ``0.05`` or ``1 token``."""
+    size, units = claim["minimum_effect"], str(claim["units"])
+    if units == "1":
+        return f"{size:g}"
+    return f"{size:g} {units.removesuffix('s') if size == 1 else units}"

@@ -22,6 +22,11 @@ def declared(name: str, evidence: str, headline: str, **more: Any) -> dict[str, 
         "evidence": evidence,
         "baselines": list(more.pop("baselines", ())),
         "nulls": list(more.pop("nulls", ())),
+        "claims": list(more.pop("claims", ())),
+        "tests": more.pop("tests", {}),
+        "conditions": list(more.pop("conditions", ())),
+        "baselines_missing": more.pop("baselines_missing", {}),
+        **({"calibrated": more.pop("calibrated")} if "calibrated" in more else {}),
         "minimum_effect": more.pop("minimum_effect", 0.05),
         "source": more.pop("source", "SCIENCE 1"),
         "parameters": more,
@@ -35,6 +40,76 @@ def coordinates(n_layers: int, n_heads: int) -> dict[str, Any]:
         "layer": np.arange(n_layers),
         "head": np.arange(n_heads),
     }
+
+
+def claim(variable: str, long_name: str, places: str, dims: tuple[str, ...], **more: Any) -> dict[str, Any]:
+    """A claim as a result carries it."""
+    return {
+        "variable": variable,
+        "long_name": long_name,
+        "units": "1",
+        "null": "permuted_keys",
+        "against": "the same weights on permuted keys",
+        "dims": list(dims),
+        "family": [d for d in dims if d != "first_position"],
+        "places": places,
+        "minimum_effect": 0.05,
+        "reading": [["first_position", "drop"]],
+        "undefined": "",
+        "correction": "maximum",
+        **more,
+    }
+
+
+def tested(unit: str = "prompt", units: int = 96, refused: str = "") -> dict[str, Any]:
+    """What the tests of a claim were, in every category."""
+    one = {"unit": unit, "units": units, "smallest": 0.0001, "refused": refused}
+    return dict.fromkeys(CATEGORIES, one)
+
+
+FOUND = {"differ": 10, "matter": 6, "random_weights": 5, "shuffled_tokens": 2}
+"""Planted: the first so many places, first position left out, differ; matter; exceed each baseline."""
+
+FOUND_LAYERS = {"differ": 5, "matter": 3, "shuffled_tokens": 1}
+"""Planted: the same of layers."""
+
+TWIN_DIFFERS = slice(8, 20)
+"""Planted: the places that differ in the random-weight twin, two of which differ in the model too."""
+
+SHUFFLED_DIFFER, SHUFFLED_MATTER = 9, 4
+
+
+def plant_claim(
+    data: Builder, variable: str, shape: tuple[int, ...], dims: tuple[str, ...], found: dict[str, int]
+) -> None:
+    """Add the variables of a claim whose counts are those above; with the first position none differs."""
+    conditions = [name for name in found if name not in ("differ", "matter")]
+    n = int(np.prod(shape))
+
+    def places(first: slice, yes: float, no: float) -> Any:
+        """Values [category, first_position, *shape]: ``yes`` at some places without the first position."""
+        flat = np.full((2, n), no)
+        flat[1, first] = yes
+        return np.broadcast_to(flat.reshape(2, *shape), (5, 2, *shape))
+
+    def effect(name: str, first: slice, words: str) -> None:
+        middle = places(first, 0.2, 0.01)
+        data.add(name, dims, middle, words)
+        data.add(f"{name}_low", dims, middle - 0.03, f"{words}, lower bound")
+        data.add(f"{name}_high", dims, middle + 0.03, f"{words}, upper bound")
+
+    effect(f"{variable}_effect", slice(found["matter"]), "effect")
+    data.add(f"{variable}_q", dims, places(slice(found["differ"]), 0.001, 0.6), "q")
+    for condition in conditions:
+        twin = condition == "random_weights"
+        differ = TWIN_DIFFERS if twin else slice(SHUFFLED_DIFFER)
+        data.add(f"{variable}_q_{condition}", dims, places(differ, 0.001, 0.6), f"q, {condition}")
+        matter = slice(0) if twin else slice(SHUFFLED_MATTER)
+        middle = places(matter, 0.2, 0.01)
+        data.add(f"{variable}_effect_{condition}", dims, middle, f"effect, {condition}")
+        for end, sign in (("low", -1), ("high", 1)):
+            data.add(f"{variable}_effect_{condition}_{end}", dims, middle + sign * 0.03, f"effect {end}")
+        effect(f"{variable}_beyond_{condition}", slice(found[condition]), f"effect beyond {condition}")
 
 
 class Builder:
@@ -81,14 +156,18 @@ def phase_coherence(rng: np.random.Generator, n_layers: int, n_heads: int) -> Re
     data.add("coherence_uniform", dims, uniform, "uniform attention over the same window")
     data.add("coherence_squared", dims, base**2, "squared phase coherence")
     data.add("coherence_squared_null", dims, 0.4, "mean of permuted keys")
-    effect = rng.normal(0, 0.06, (5, 2, n_layers, n_heads)) + 0.1 * (rng.random(n_heads) > 0.7)
-    label = "squared phase coherence less its null"
-    data.add("coherence_squared_effect", dims, effect, label, spread=0.02)
+    plant_claim(data, "coherence_squared", (n_layers, n_heads), dims, FOUND)
+    effect = data.variables["coherence_squared_effect"][1]
+    data.add("coherence_random_weights", dims, 0.06, "phase coherence, random weights")
+    data.add("coherence_shuffled_tokens", dims, base - 0.03, "phase coherence, shuffled tokens")
     angle = rng.uniform(-np.pi, np.pi, (5, 2, n_layers, n_heads))
     data.add("angle", dims, angle, "mean angle of attention", "radians")
     data.add("centroid", dims, 12.0, "attention centroid", "tokens")
     per_prompt = ("prompt", "first_position", "layer", "head")
-    data.add("coherence_prompt", per_prompt, 0.7, "phase coherence of a prompt")
+    spread = rng.normal(0, 0.1, (6, 2, n_layers, n_heads))
+    data.add("coherence_prompt", per_prompt, base[0] + spread - spread.mean(axis=0), "coherence of a prompt")
+    differences = effect[0] + spread - spread.mean(axis=0)
+    data.add("coherence_squared_effect_prompt", per_prompt, differences, "effect of a prompt")
     order = np.argsort(-np.abs(effect[0, 1]), axis=None)[:6]
     pairs = [divmod(int(i), n_heads) for i in order]
     ranked = tuple(
@@ -103,12 +182,12 @@ def phase_coherence(rng: np.random.Generator, n_layers: int, n_heads: int) -> Re
     )
     views = (
         ViewSpec(
-            kind="layer_lines",
+            kind="lines",
             title="Coherence over the layers",
             says="Attention concentrates on fewer positions where the line is above the dashed one.",
             misleads="most of the rise is attention to the first token; compare the two lines.",
             variables=("coherence",),
-            references=("coherence_uniform",),
+            references=("coherence_uniform", "coherence_random_weights", "coherence_shuffled_tokens"),
             series="first_position",
         ),
         ViewSpec(
@@ -118,6 +197,7 @@ def phase_coherence(rng: np.random.Generator, n_layers: int, n_heads: int) -> Re
             misleads="a single category dominates, or the prompt is short.",
             variables=("coherence_squared_effect",),
             select={"first_position": "drop"},
+            claim="coherence_squared",
             colours="diverging",
         ),
         ViewSpec(
@@ -141,8 +221,12 @@ def phase_coherence(rng: np.random.Generator, n_layers: int, n_heads: int) -> Re
         "proxy",
         "coherence",
         title="How concentrated attention is on the circle of positions",
-        baselines=("uniform_causal", "random_weights"),
+        baselines=("uniform_causal", "random_weights", "shuffled_tokens"),
         nulls=("permuted_keys",),
+        claims=(claim("coherence_squared", "squared coherence", "heads", dims[1:]),),
+        tests={"coherence_squared": tested()},
+        conditions=("random_weights", "shuffled_tokens"),
+        calibrated={"calibrated": True, "why": "2,000 trials reject 4.8 % of true nulls"},
         circle="full",
         first_position="both",
     )
@@ -171,8 +255,8 @@ def head_sync(rng: np.random.Generator, n_layers: int, n_heads: int) -> Result:
     chance = 1 / np.sqrt(n_heads)
     data.add("order_parameter_independent", dims, chance, "independent heads")
     data.add("consistency", dims, walk - 0.3, "pairwise consistency", spread=0.03)
-    data.add("consistency_null", dims, 0.25, "the same heads, paired across prompts")
-    data.add("consistency_effect", dims, walk - 0.55, "consistency less its null", spread=0.03)
+    data.add("consistency_null", dims, 0.25, "the same heads, paired across prompts", spread=0.07)
+    plant_claim(data, "consistency", (n_layers,), dims, FOUND_LAYERS)
     data.add("dispersion", dims, 0.4, "phase dispersion", "radians")
     n = n_layers * n_heads
     factors = rng.normal(size=(2, n, 5)) + 1.2 * np.repeat(rng.normal(size=(n_layers, 5)), n_heads, 0)
@@ -181,16 +265,16 @@ def head_sync(rng: np.random.Generator, n_layers: int, n_heads: int) -> Result:
     data.add("similarity", ("first_position", "head_a", "head_b"), similarity, "similarity of heads")
     views = (
         ViewSpec(
-            kind="layer_lines",
+            kind="lines",
             title="Do heads agree",
             says="Above the dashed line, heads of a layer agree more than independent ones would.",
             misleads="all heads see the same positions; only the null on the right removes that.",
             variables=("order_parameter", "consistency"),
-            references=("order_parameter_independent", "consistency_null"),
+            references=("order_parameter_independent", "consistency_null", "consistency_random_weights"),
             series="first_position",
         ),
         ViewSpec(
-            kind="layer_lines",
+            kind="lines",
             title="Agreement by category",
             says="How much the kind of prompt matters.",
             misleads="categories differ in length.",
@@ -213,8 +297,13 @@ def head_sync(rng: np.random.Generator, n_layers: int, n_heads: int) -> Result:
         "proxy",
         "order_parameter",
         title="Whether the heads of a layer attend in step",
-        baselines=("independent_heads",),
+        baselines=("independent_heads", "random_weights", "shuffled_tokens"),
         nulls=("paired_across_prompts",),
+        claims=(claim("consistency", "consistency", "layers", dims[1:], null="paired_across_prompts"),),
+        tests={"consistency": tested("group", 20)},
+        conditions=("shuffled_tokens",),
+        baselines_missing={"random_weights": "this host cannot be given other weights."},
+        calibrated={"calibrated": False, "why": "it rejects 9 % of true nulls at the level of 5 %"},
     )
     ranked = (Target(site="pattern", layer=2, score=0.21, reason="consistency above its null"),)
     return Result(
@@ -240,6 +329,7 @@ def attention_entropy(rng: np.random.Generator, n_layers: int, n_heads: int) -> 
     data.add("distance_null", dims, 9.0, "permuted keys", "tokens")
     data.add("distance_effect", dims, rng.normal(0, 2, (5, 2, n_layers, n_heads)),
              "attended distance less its null", "tokens", spread=0.5)  # fmt: skip
+    data.add("distance_q", dims, np.nan, "q; not-a-number: no test")
     sink = np.clip(
         np.linspace(0.05, 0.7, n_layers)[:, None] + rng.normal(0, 0.1, (5, n_layers, n_heads)), 0, 1
     )
@@ -247,7 +337,7 @@ def attention_entropy(rng: np.random.Generator, n_layers: int, n_heads: int) -> 
     heads = ((n_layers - 1, 0), (n_layers - 1, n_heads - 1))
     views = (
         ViewSpec(
-            kind="layer_lines",
+            kind="lines",
             title="Entropy over the layers",
             says="Lower is sharper attention.",
             misleads="the first token takes half of everything.",
@@ -279,6 +369,10 @@ def attention_entropy(rng: np.random.Generator, n_layers: int, n_heads: int) -> 
         title="How widely attention is spread",
         baselines=("uniform_causal",),
         nulls=("permuted_keys",),
+        claims=(
+            claim("distance", "attended distance", "heads", dims[1:], units="tokens", minimum_effect=1.0),
+        ),
+        tests={"distance": tested(units=3, refused="3 prompts can reach no p below 0.25; 6 prompts could")},
         minimum_effect=0.1,
     )
     ranked = tuple(
@@ -306,7 +400,7 @@ def belief_collapse(rng: np.random.Generator, n_layers: int) -> Result:
     data.add("collapse_layer", ("category",), n_layers - 2.0, "collapse layer", "layers", spread=1.0)
     views = (
         ViewSpec(
-            kind="layer_lines",
+            kind="lines",
             title="When belief settles",
             says="Entropy of the next-token distribution that each layer would give.",
             misleads="the embedding is tied: then layer 0 predicts its own input.",

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from resonance_lens.methods import methods
 from resonance_lens.result import Result
 from resonance_lens.runs import Run
 from tests.views.example_results import (
@@ -67,6 +68,7 @@ def make_run(
             data=result.data,
             provenance={**shared, **result.provenance},
             summary=result.summary,
+            methods=methods(result),
             views=result.views,
             ranked=result.ranked,
         )

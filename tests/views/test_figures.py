@@ -10,14 +10,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+import xarray as xr
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.text import Text
 
 from resonance_lens.errors import ParameterError, ResultError
-from resonance_lens.result import ViewSpec
+from resonance_lens.result import Result, ViewSpec
 from resonance_lens.runs import Run
 from resonance_lens.views.figures import draw, draw_result, save
-from resonance_lens.views.plots import drawable
+from resonance_lens.views.plots import MARKS, drawable, spread_out
+from tests.views.example_results import FOUND
 from tests.views.example_run import make_run
 
 VIEWS = [
@@ -39,10 +43,12 @@ def texts(figure: Figure) -> str:
     return "\n".join(text.get_text() for text in found if text.get_visible())
 
 
+def labelled(line: Line2D) -> bool:
+    return str(line.get_label())[0] != "_"
+
+
 def labelled_lines(figure: Figure) -> list[str]:
-    return [
-        str(line.get_label()) for ax in figure.axes for line in ax.lines if str(line.get_label())[0] != "_"
-    ]
+    return [str(line.get_label()) for ax in figure.axes for line in ax.lines if labelled(line)]
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
@@ -65,6 +71,9 @@ def test_lines_have_labels_and_one_line_for_each_series_and_reference(run: Run) 
     assert labelled_lines(figure) == [
         "uniform attention over the same window, keep",
         "uniform attention over the same window, drop",
+        "phase coherence, random weights",
+        "phase coherence, shuffled tokens, keep",
+        "phase coherence, shuffled tokens, drop",
         "keep",
         "drop",
     ]
@@ -76,14 +85,103 @@ def test_lines_have_labels_and_one_line_for_each_series_and_reference(run: Run) 
 
 def test_intervals_are_bands(run: Run) -> None:
     figure = draw(run["head_sync"].views[0], run["head_sync"])
-    assert [len(ax.collections) for ax in figure.axes] == [2, 2]
-    assert "shaded: interval over prompts" in texts(figure)
+    # Two intervals, and beside the second variable the band of its null.
+    assert [len(ax.collections) for ax in figure.axes] == [2, 3]
+    written = texts(figure).replace("\n", " ")
+    assert "shaded: 95 % interval over prompts" in written
+    assert "grey band: where 95 % of such means lie under the null" in written
+
+
+def test_each_baseline_and_null_has_dashes_and_a_name_of_its_own(run: Run) -> None:
+    view = dataclasses.replace(run["phase_coherence"].views[0], series=None, panels="first_position")
+    figure = draw(view, run["phase_coherence"])
+    for ax, title in zip(figure.axes, ("with the first position", "first position left out"), strict=True):
+        assert ax.get_title(loc="left") == title
+        dashes = {
+            str(line.get_label()): line._unscaled_dash_pattern  # type: ignore[attr-defined]
+            for line in ax.lines
+            if labelled(line)
+        }
+        assert len(dashes) == len({str(pattern) for pattern in dashes.values()}) == 4
+        named = {text.get_text() for text in ax.texts}
+        assert named == {"the model", "uniform", "random-weight twin", "shuffled text"}
+    assert figure.axes[0].get_legend() is None
+
+
+def test_labels_leave_room_for_each_other() -> None:
+    assert spread_out([0.1, 0.8], [0.1, 0.1]) == pytest.approx([0.1, 0.8])
+    places = spread_out([0.5, 0.5, 0.52, 0.9], [0.1, 0.2, 0.1, 0.1])
+    gaps = np.diff(places)
+    assert (gaps >= np.array([0.15, 0.15, 0.1]) - 1e-9).all()
+    assert places[3] == pytest.approx(0.9)
+    low, high = spread_out([0.0, 0.0], [0.1, 0.1])
+    assert low >= -0.02 and high == pytest.approx(low + 0.1)
+
+
+def _places(line: Line2D) -> list[tuple[int, int]]:
+    """The cells, ``(layer, head)``, that a set of marks stands on."""
+    x, y = (np.asarray(values, dtype=np.int64).tolist() for values in line.get_data())
+    return list(zip(x, y, strict=True))
+
+
+def _marked(figure: Figure) -> dict[tuple[float, bool], set[tuple[int, int]]]:
+    """The marks of a map by size and whether they are filled."""
+    found: dict[tuple[float, bool], set[tuple[int, int]]] = {}
+    for line in figure.axes[0].lines:
+        key = (float(line.get_markersize()), line.get_markerfacecolor() != "none")
+        found.setdefault(key, set()).update(_places(line))
+    return found
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_heads_are_marked_by_what_the_claim_found(run: Run, theme: str) -> None:
+    figure = draw(run["phase_coherence"].views[1], run["phase_coherence"], theme=theme)
+    flat = [divmod(i, 4) for i in range(24)]
+    dot, ring, disc = ((mark.size, mark.filled) for mark in MARKS)
+    assert _marked(figure) == {
+        dot: set(flat[FOUND["matter"] : FOUND["differ"]]),
+        ring: set(flat[FOUND["shuffled_tokens"] : FOUND["matter"]]),
+        disc: set(flat[: FOUND["shuffled_tokens"]]),
+    }
+    written = texts(figure).replace("\n", " ").replace("\u00a0", " ")
+    assert "dot: differs from its null, q \u2264 0.05 (10)" in written
+    assert "ring: also surely by more than 0.05 (6)" in written
+    assert "disc: also by that much beyond the random-weight twin and shuffled text (2)" in written
+
+
+def test_marks_stand_out_from_their_cells(run: Run) -> None:
+    for theme in ("light", "dark"):
+        figure = draw(run["phase_coherence"].views[1], run["phase_coherence"], theme=theme)
+        ax = figure.axes[0]
+        (image,) = ax.images
+        faces: Any = image.cmap(image.norm(np.asarray(image.get_array())))
+        for line in ax.lines:
+            colour: Any = line.get_markeredgecolor()
+            ink = float(np.dot(to_rgb(colour), (0.299, 0.587, 0.114)))
+            for layer, head in _places(line):
+                cell = float(np.dot(faces[head, layer, :3], (0.299, 0.587, 0.114)))
+                assert abs(ink - cell) > 0.35
+
+
+def test_a_spectrum_stands_on_stems() -> None:
+    data = xr.Dataset(
+        {"power": ("frequency", [0.1, 0.7, 0.2], {"long_name": "power", "units": "1"})},
+        {"frequency": ("frequency", [0.1, 0.2, 0.3], {"units": "cycles per number"})},
+    )
+    view = ViewSpec(
+        kind="lines", title="S", says="", misleads="", variables=("power",), over="frequency", stems=True
+    )
+    (ax,) = draw(view, Result(name="spectrum", data=data, provenance={})).axes
+    assert ax.get_xlabel() == "frequency (cycles per number)"
+    (stems,) = ax.collections
+    assert [path[:, 1].tolist() for path in stems.get_segments()] == [[0, 0.1], [0, 0.7], [0, 0.2]]  # type: ignore[attr-defined]
+    assert ax.lines[0].get_linestyle() == "None"
 
 
 def test_many_heads_are_a_ribbon() -> None:
     many = make_run(n_layers=3, n_heads=20)
     figure = draw(many["phase_coherence"].views[0], many["phase_coherence"])
-    assert len(figure.axes[0].collections) == 2
+    assert len(figure.axes[0].collections) == 2 * 2  # of each line the heads, and the interval of their mean
     assert "middle 80 % of heads" in texts(figure)
 
 
@@ -183,7 +281,7 @@ def test_one_layer_is_a_point(run: Run) -> None:
     result = run["belief_collapse"]
     one = dataclasses.replace(result, data=result.data.isel(layer=[0]))
     figure = draw(result.views[0], one)
-    assert figure.axes[0].lines[-1].get_marker() == "o"
+    assert [line.get_marker() for line in figure.axes[0].lines if labelled(line)] == ["o"]
 
 
 @pytest.mark.parametrize("ending", ["png", "svg", "pdf"])
@@ -208,7 +306,7 @@ def test_another_theme_is_refused(run: Run) -> None:
 
 def test_a_view_of_your_own(run: Run) -> None:
     view = ViewSpec(
-        kind="layer_lines", title="Mine", says="", misleads="", variables=("kl_to_final",), series="category"
+        kind="lines", title="Mine", says="", misleads="", variables=("kl_to_final",), series="category"
     )
     assert len(labelled_lines(draw(view, run["belief_collapse"]))) == 5
 

@@ -73,7 +73,7 @@ def test_every_analysis_is_there_with_summary_evidence_and_comparisons(read: Rea
             for one in names:
                 assert one.replace("_", " ") in read.text
         assert f"{result.provenance['minimum_effect']:g}" in read.text
-    badges = [attrs for tag, attrs in read.tags if (attrs.get("class") or "").startswith("badge")]
+    badges = [attrs for tag, attrs in read.tags if (attrs.get("class") or "").startswith("badge ")]
     assert {attrs["title"] for attrs in badges} >= {
         "measured: the model's own activations on an axis that has an order",
         "proxy: measured, in a coordinate that we chose",
@@ -196,9 +196,16 @@ def _renamed(run: Run) -> Run:
         for v in result.views
     )
     views = (dataclasses.replace(views[0], select={"first_position": "keep"}), *views[1:])
+    claims = [
+        {**claim, "long_name": bad, "against": bad, "null": bad, "places": bad, "units": bad}
+        for claim in result.provenance["claims"]
+    ]
     about = {**result.provenance, "title": bad, "baselines": [bad], "source": bad, "evidence": bad}
+    about |= {"claims": claims, "calibrated": {"calibrated": False, "why": bad}}
     ranked = tuple(dataclasses.replace(t, reason=bad, site=bad) for t in result.ranked)
-    changed = Result(name=f"{bad}name", data=data, provenance=about, summary=bad, views=views, ranked=ranked)
+    changed = Result(
+        name=f"{bad}name", data=data, provenance=about, summary=bad, methods=bad, views=views, ranked=ranked
+    )
     provenance = {
         **run.provenance,
         "model": {"model_name": f"{bad}</title>", "host": bad},
@@ -221,7 +228,7 @@ def test_a_run_that_says_nothing_about_itself() -> None:
     import xarray as xr
 
     data = xr.Dataset({"x": ("layer", [1.0, np.nan])}, {"layer": [0, 1]})
-    view = ViewSpec(kind="layer_lines", title="X", says="", misleads="", variables=("x",))
+    view = ViewSpec(kind="lines", title="X", says="", misleads="", variables=("x",))
     bare = Result(name="bare", data=data, provenance={}, views=(view,))
     text = Reader(render(Run(results={"bare": bare}, provenance={}))).text
     assert "evidence: not stated" in text
@@ -300,12 +307,121 @@ def test_heads_are_averaged_in_the_table_and_it_says_so(run: Run) -> None:
     assert "heads from, to" in table.header
 
 
-def test_the_method_names_parameters_baselines_and_nulls(run: Run) -> None:
+def test_the_method_names_version_parameters_and_definition(run: Run) -> None:
     said = tables.method(run["phase_coherence"])
-    assert "circle = full and first_position = both" in said
-    assert "uniform causal, random weights" in said
-    assert "permuted keys" in said
-    assert "below 0.05 does not count" in said
+    assert "phase_coherence, version 1 with circle = full and first_position = both." in said
+    assert "Definition: SCIENCE 1." in said
+
+
+def test_baselines_and_nulls_are_kept_apart_with_the_smallest_effect_of_each_claim(run: Run) -> None:
+    assert tables.declared(run["phase_coherence"]) == [
+        ("Nulls: a test, with p and q", "permuted keys, for squared coherence"),
+        ("Baselines: an effect, no p", "uniform causal, random weights, shuffled tokens"),
+        ("Smallest effect that counts", "squared coherence 0.05; coherence 0.05"),
+    ]
+    assert tables.declared(run["attention_entropy"])[2][1] == "attended distance 1 token; entropy 0.1"
+    assert [text for _, text in tables.declared(run["belief_collapse"])] == ["none", "none", "entropy 0.5"]
+
+
+def test_how_it_was_compared_is_on_the_page_and_not_folded(html: str, run: Run) -> None:
+    for name in run:
+        text = Reader(_section(html, name).split('<div class="fold">')[0]).text
+        assert run[name].methods in text
+        for _, said in tables.declared(run[name]):
+            assert said in text
+
+
+def _section(html: str, name: str) -> str:
+    """The part of a page that is about one analysis."""
+    return html.split(f'<section class="analysis" id="{name}"')[1].split('<section class="analysis"')[0]
+
+
+def _tables(html: str) -> list[list[list[str]]]:
+    """The text of every cell of every table of counts."""
+    return [
+        [
+            [
+                re.sub(r"\s+", " ", re.sub(r"<[^>]*>", "", cell))
+                for cell in re.findall(r"<t[hd].*?</t[hd]>", row)
+            ]
+            for row in re.findall(r"<tr>.*?</tr>", table, re.DOTALL)
+        ]
+        for table in re.findall(r'<table class="counts">.*?</table>', html, re.DOTALL)
+    ]
+
+
+def test_the_counts_of_a_claim_are_in_a_table(html: str) -> None:
+    section = _section(html, "phase_coherence")
+    assert _tables(section) == [
+        [
+            [
+                "",
+                "heads",
+                "differ from their null (q \u2264 0.05)",
+                "and surely by more than 0.05",
+                "differ, and exceed the random-weight twin by that much",
+                "differ, and exceed shuffled text by that much",
+            ],
+            ["The model", "24", "10", "6", "5", "2"],
+            ["Shuffled text", "24", "9", "4", "", ""],
+            ["The random-weight twin", "24", "12", "0", "", ""],
+        ]
+    ]
+    assert (
+        "Of the 10 heads that differ in the model, 2 differ in the random-weight twin as well, which is "
+        "architecture (0 of all 24 differ there by more than 0.05); 5 exceed the random-weight twin by more "
+        "than 0.05, which is learned; 2 exceed shuffled text by more than 0.05, which depends on the order "
+        "of the words."
+    ) in Reader(section).text
+
+
+def test_a_baseline_that_was_not_run_says_so_in_its_row(html: str) -> None:
+    section = _section(html, "head_sync")
+    (table,) = _tables(section)
+    assert table[1:] == [
+        ["The model", "6", "5", "3", "1"],
+        ["Shuffled text", "6", "6", "4"] + [""],
+        ["The random-weight twin", "not run: this host cannot be given other weights."],
+    ]
+    text = Reader(section).text
+    assert "it is not known how many are architecture, because the random-weight twin was not run" in text
+    assert "which is learned" not in text
+
+
+def test_a_refused_test_has_no_table_and_says_why(html: str) -> None:
+    section = _section(html, "attention_entropy")
+    assert _tables(section) == []
+    said = (
+        "No heads are counted, and nothing is claimed: 3 prompts can reach no p below 0.25; 6 prompts could."
+    )
+    assert said in Reader(section).text
+
+
+def test_without_claims_there_is_no_table_and_nothing_about_calibration(html: str) -> None:
+    section = _section(html, "belief_collapse")
+    assert _tables(section) == []
+    assert "calibrat" not in section.split("<details><summary>Parameters")[0]
+
+
+def test_where_nothing_differs_there_is_nothing_to_divide(run: Run) -> None:
+    result = run["phase_coherence"]
+    data = result.data.copy()
+    data["coherence_squared_q"] = data["coherence_squared_q"] * 0 + 1
+    (found,) = tables.found(dataclasses.replace(result, data=data))
+    assert found.rows[0] == ("The model", ("24", "0", "0", "0", "0"))
+    assert found.sentence == "None of the 24 heads differs from its null, so there is nothing to divide."
+
+
+def test_an_uncalibrated_analysis_is_loud_and_a_calibrated_one_quiet(html: str, run: Run) -> None:
+    loud = _section(html, "head_sync")
+    assert '<span class="badge plain uncalibrated"' in loud
+    assert (
+        "Uncalibrated. Do not trust the p of this analysis: it rejects 9 % of true nulls at the level of 5 %."
+    ) in Reader(loud).text
+    # On its card as well, where its summary is read first.
+    assert html.count('<p class="doubt">') == 2
+    assert '<span class="badge plain calibrated" title="Its p are calibrated: 2,000 trials' in html
+    assert '<span class="badge plain calibration-not-known"' in _section(html, "attention_entropy")
 
 
 def test_provenance_is_json(read: Reader, run: Run) -> None:
