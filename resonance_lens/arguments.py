@@ -28,7 +28,14 @@ RUN_FILE = """a run file holds the same words, paths relative to it, and paramet
   [parameters.phase_coherence]
   circle = "half"
 
-further keys: seed, batch_tokens, prepend_bos, device, dtype, per_category, check
+further keys: seed, batch_tokens, prepend_bos, baselines, device, dtype, per_category, check
+"""
+
+COMPARING = """differences are second minus first, with 95 % intervals; q is over all heads or layers at once:
+
+  resonance-lens compare before after                          the same prompts are paired
+  resonance-lens compare my-run --category code --against prose   prose minus code, within one run
+  resonance-lens compare before after --category code          only the prompts of one category
 """
 
 
@@ -126,6 +133,13 @@ def make_parser() -> tuple[Parser, dict[str, Parser]]:
         help="put a beginning-of-sequence token before each text (default: as the model is used to)",
     )
     sub.add_argument(
+        "--baselines",
+        metavar="A,B",
+        help="random_weights (a twin of the model whose weights are drawn anew), shuffled_tokens, both as "
+        "A,B, all (default) or none: each takes as many passes as the run itself, and the twin as much "
+        "memory as the model's weights",
+    )
+    sub.add_argument(
         "--no-check",
         dest="check",
         action="store_const",
@@ -133,7 +147,9 @@ def make_parser() -> tuple[Parser, dict[str, Parser]]:
         help="skip the proof that the sites are read as they should be",
     )
     sub.add_argument(
-        "--plan", action="store_true", help="say passes, hooks, memory and files, and measure nothing"
+        "--plan",
+        action="store_true",
+        help="say passes, hooks, memory, files and what each claim could find, and measure nothing",
     )
     _add_model_options(sub)
 
@@ -142,10 +158,14 @@ def make_parser() -> tuple[Parser, dict[str, Parser]]:
     sub.add_argument("--out", metavar="FILE.html", help="where to write it (default: RUN_DIR/report.html)")
     sub.add_argument("--verbose", action="store_true", help="show what libraries say")
 
-    sub = add("compare", "Say what differs between two runs, and how surely")
+    sub = add("compare", "Say what differs between two runs or categories, and how surely", epilog=COMPARING)
     sub.add_argument("a", metavar="RUN_A", help="folder of the first run")
-    sub.add_argument("b", metavar="RUN_B", help="folder of the second run; differences are B minus A")
-    sub.add_argument("--out", metavar="FILE.csv", help="write every difference with its interval")
+    sub.add_argument(
+        "b", metavar="RUN_B", nargs="?", help="folder of the second run (default: RUN_A, with --against)"
+    )
+    sub.add_argument("--category", metavar="X", help="only prompts of this category")
+    sub.add_argument("--against", metavar="Y", help="the category of the second side (default: X)")
+    sub.add_argument("--out", metavar="FILE.csv", help="write every difference with its interval, p and q")
     sub.add_argument("--seed", type=int, default=0, metavar="N", help="of the resampling (default 0)")
 
     sub = add("check-model", "Prove that the sites of a model are read as they should be")

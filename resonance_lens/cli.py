@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from resonance_lens.arguments import parse
+from resonance_lens.arguments import UsageError, parse
 from resonance_lens.errors import AdapterError, PluginWarning, ResonanceLensError
 
 OK, FAILED_CHECK, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
@@ -63,7 +63,8 @@ def list_command(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
         data: Any = [dataclasses.asdict(each) for each in broken]
         return _print(arguments, data, listings.broken_text(broken))
     entries = registry.list_analyses()
-    return _print(arguments, [dataclasses.asdict(e) for e in entries], listings.analyses_text(entries))
+    data = [{**dataclasses.asdict(e), "trials": listings.trials(e)} for e in entries]
+    return _print(arguments, data, listings.analyses_text(entries))
 
 
 def models_command(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
@@ -117,19 +118,35 @@ def report_command(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
 
 
 def compare_command(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
-    """Say what differs between two runs."""
+    """Say what differs between two runs, or two categories of prompts."""
     from resonance_lens import listings
-    from resonance_lens.comparison import compare
+    from resonance_lens.comparison import compare, compare_categories
     from resonance_lens.files import write_text
     from resonance_lens.runs import Run
 
-    a, b = (Run.load(Path(folder)) for folder in (arguments.a, arguments.b))
-    compared = compare(a, b, seed=arguments.seed)
-    for name in {*a, *b} - set(compared):
-        _say(f"{name} is left out: not both runs have it with numbers for each prompt.")
+    first = arguments.category
+    second = arguments.against or first
+    if second and not first:
+        raise UsageError("--against needs --category: the category of the first side.")
+    if arguments.b is None and first == second:
+        raise UsageError(
+            "compare needs RUN_B, or two categories of RUN_A: --category X --against Y; see "
+            "`resonance-lens compare --help`."
+        )
+    a = Run.load(Path(arguments.a))
+    b = a if arguments.b is None else Run.load(Path(arguments.b))
+    if first:
+        compared = compare_categories(a, first, second, other=b, seed=arguments.seed)
+    else:
+        compared = compare(a, b, seed=arguments.seed)
+    for name in sorted({*a, *b} - set(compared)):
+        _say(f"{name} is left out: not both sides have it with numbers for each prompt.")
     if arguments.out:
         write_text(Path(arguments.out), listings.comparison_csv(compared))
-    return _print(arguments, listings.comparison_data(compared), listings.comparison_text(compared))
+    sides = listings.sides(arguments.a, arguments.b or arguments.a, first, second)
+    return _print(
+        arguments, listings.comparison_data(compared, sides), listings.comparison_text(compared, sides)
+    )
 
 
 def check_model_command(arguments: argparse.Namespace, argv: Sequence[str]) -> int:

@@ -27,6 +27,7 @@ KINDS: dict[str, tuple[tuple[type, ...], str]] = {
     "seed": ((int,), "an integer"),
     "batch_tokens": ((int,), "an integer"),
     "prepend_bos": ((bool,), "true or false"),
+    "baselines": ((str, list), "'all', 'none' or a list of names"),
     "device": ((str,), "a string"),
     "dtype": ((str,), "a string"),
     "per_category": ((int,), "an integer"),
@@ -46,7 +47,7 @@ class Settings:
 
     Attributes
     ----------
-    model, prompts, analyses, parameters, seed, batch_tokens, prepend_bos, device, dtype, check
+    model, prompts, analyses, parameters, seed, batch_tokens, prepend_bos, baselines, device, dtype, check
         As `resonance_lens.run` takes them.
     out
         The folder for the results.
@@ -65,6 +66,7 @@ class Settings:
     seed: int = 0
     batch_tokens: int | None = None
     prepend_bos: bool | None = None
+    baselines: list[str]
     device: str | None = None
     dtype: str | None = None
     per_category: int | None = None
@@ -82,7 +84,7 @@ class Settings:
 
     def passes(self) -> dict[str, Any]:
         """Return the arguments that `run` and `plan` share."""
-        given = {"prepend_bos": self.prepend_bos, "out": self.out}
+        given = {"prepend_bos": self.prepend_bos, "out": self.out, "baselines": self.baselines}
         return given if self.batch_tokens is None else given | {"batch_tokens": self.batch_tokens}
 
 
@@ -107,7 +109,7 @@ def from_arguments(arguments: argparse.Namespace) -> Settings:
         needed = "an integer of at least 1"
         raise ParameterError(wrong_parameter("run", "batch_tokens", needed, values["batch_tokens"]))
     analyses = values.pop("analyses", "all")
-    names = analyses.split(",") if isinstance(analyses, str) else analyses
+    baselines = _baselines(values.pop("baselines", "all"))
     parameters = {name: dict(given) for name, given in values.pop("parameters", {}).items()}
     for name, given in parse_assignments(arguments.set or ()).items():
         parameters.setdefault(name, {}).update(given)
@@ -116,7 +118,8 @@ def from_arguments(arguments: argparse.Namespace) -> Settings:
         **{**values, "out": Path(values["out"]) if named else new_folder(values["model"])},
         named=named,
         parameters=parameters,
-        analyses=[name.strip() for name in names if name.strip()],
+        analyses=_names(analyses),
+        baselines=baselines,
     )
 
 
@@ -151,8 +154,9 @@ def read_run_file(path: Path) -> dict[str, Any]:
                 f"In the run file {str(path)!r}, parameters must be {KINDS['parameters'][1]}; got "
                 f"{name} = {given!r}."
             )
-    if not all(isinstance(name, str) for name in values.get("analyses", ())):
-        raise SettingsError(f"In the run file {str(path)!r}, analyses must be {KINDS['analyses'][1]}.")
+    for key in ("analyses", "baselines"):
+        if not all(isinstance(name, str) for name in values.get(key, ())):
+            raise SettingsError(f"In the run file {str(path)!r}, {key} must be {KINDS[key][1]}.")
     folder = path.parent
     if isinstance(values.get("prompts"), str) and values["prompts"] != DEMO:
         values["prompts"] = str(folder / values["prompts"])
@@ -195,6 +199,24 @@ def new_folder(model: str) -> Path:
         number += 1
         folder = wanted.with_name(f"{wanted.name}-{number}")
     return folder
+
+
+def _names(given: str | list[str]) -> list[str]:
+    names = given.split(",") if isinstance(given, str) else given
+    return [name.strip() for name in names if name.strip()]
+
+
+def _baselines(given: str | list[str]) -> list[str]:
+    """Return names of baselines, before a model is loaded for one that there is not."""
+    from resonance_lens.contract import BASELINE_CONDITIONS
+
+    names = _names(given)
+    if names in (["all"], ["none"]):
+        return [*BASELINE_CONDITIONS] if names == ["all"] else []
+    for name in names:
+        if name not in BASELINE_CONDITIONS:
+            raise ParameterError(unknown("baseline", name, [*BASELINE_CONDITIONS, "all", "none"]))
+    return names
 
 
 def _typed(cls: type[Analysis], name: str, text: str) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from resonance_lens.result import Result
 from resonance_lens.runs import Run
 from resonance_lens.stats.intervals import bootstrap_difference, bootstrap_mean
 from resonance_lens.stats.streams import stream
+from resonance_lens.stats.two_samples import infer_labels
 
 RNG = np.random.default_rng
 
@@ -125,7 +127,7 @@ def test_the_same_prompts_are_paired() -> None:
         assert data[f"width_{name}"].dims == ("layer", "head")
     assert compared.attrs["paired"] == 1 and "within each" in compared.attrs["interval"]
     assert compared.attrs["minimum_effect"] == 0.1 and compared.attrs["headline"] == "width"
-    assert compared.width_a.attrs == {"long_name": "sharpness", "units": "nat"}
+    assert compared.width_a.attrs == {"long_name": "sharpness, first", "units": "nat"}
     assert compared.width_effect_size.attrs["units"] == "1"
     # What prompts have in common cancels; without pairing it does not.
     apart = compare(result(a), result(b, digest="other"))
@@ -226,6 +228,173 @@ def test_other_variables() -> None:
         compare(a, more)
 
 
+# p and q -------------------------------------------------------------------------------------------
+
+
+def test_p_of_paired_prompts_is_scipys_and_q_no_less_than_a_naive_loops() -> None:
+    a = rows_of(0, 9)
+    b = a + rows_of(1, 9, shift=0.6)
+    data = compare(result(a), result(b)).sel(category="all")
+    difference = b.astype(float) - a
+    flips = [difference * np.array(signs)[:, None, None] for signs in product((1, -1), repeat=9)]
+    t = [np.abs(scipy.stats.ttest_1samp(flip, 0).statistic) for flip in flips]
+    for place in np.ndindex(2, 3):
+        expected = scipy.stats.permutation_test(
+            (difference[:, place[0], place[1]],),
+            lambda x, axis: abs(x.mean(axis=axis)),
+            permutation_type="samples",
+            alternative="greater",
+            n_resamples=np.inf,
+            vectorized=True,
+        ).pvalue
+        assert float(data.width_p[place]) == pytest.approx(expected)
+        largest = np.mean([flip.max() >= t[0][place] - 1e-9 for flip in t])
+        assert largest - 1e-9 <= float(data.width_q[place]) <= 1  # or more, by resamples: see stats
+    assert int(data.width_units_a) == int(data.width_units_b) == 9
+    assert float(data.width_smallest) == 2**-8 and data.width_refused.item() == ""
+    assert data.width_q.attrs["family"] == "layer, head" and data.width_q.attrs["units"] == "1"
+
+
+def test_p_of_other_prompts_is_scipys() -> None:
+    a, b = rows_of(0, 5), rows_of(1, 6, shift=1.0)
+    compared = compare(result(a), result(b, digest="e"))
+    for place in np.ndindex(2, 3):
+        expected = scipy.stats.permutation_test(
+            (a[:, place[0], place[1]].astype(float), b[:, place[0], place[1]].astype(float)),
+            lambda x, y: -scipy.stats.ttest_ind(x, y, equal_var=False).pvalue,
+            alternative="greater",
+            n_resamples=np.inf,
+        ).pvalue
+        assert float(compared.width_p.sel(category="all")[place]) == pytest.approx(expected)
+    assert bool((compared.width_q >= compared.width_p).all())
+    assert compared.width_units_a.values.tolist() == [5] and compared.width_units_b.values.tolist() == [6]
+    assert compared.width_smallest.values.tolist() == [1 / 462]
+    assert compared.attrs["methods"] == (
+        "The second (6 prompts) minus the first (5), not paired: p by all 462 arrangements of the labels, "
+        "with Welch's t (smallest attainable 0.0022); q is corrected by the largest studentised statistic of "
+        "a family of 6 heads."
+    )
+
+
+def test_families_are_all_layers_and_heads_and_readings_are_apart() -> None:
+    dims = ("first_position", "layer", "head")
+    a = RNG(0).normal(size=(10, 2, 3, 4))
+    b = a + RNG(1).normal(size=a.shape)
+    b[:, 1] += 5.0  # whatever is in one reading says nothing of the other
+    compared = compare(result(a, dims=dims), result(b, dims=dims)).sel(category="all")
+    alone = compare(result(a[:, 0]), result(b[:, 0])).sel(category="all")
+    np.testing.assert_allclose(compared.width_q[0], alone.width_q)
+    assert bool((compared.width_q[1] == 2**-9).all())
+    assert "a family of 12 heads, each first_position for itself." in compared.attrs["methods"]
+
+
+def test_what_cannot_find_anything_is_refused_with_the_number_that_could() -> None:
+    categories = ["x"] * 4 + ["y"] * 8
+    compared = compare(result(rows_of(0), categories=categories), result(rows_of(1), categories=categories))
+    refused = dict(zip(compared.category.values, compared.width_refused.values, strict=True))
+    assert refused == {"all": "", "x": "4 prompts can reach no p below 0.12; 6 prompts could", "y": ""}
+    assert bool(compared.width_p.sel(category="x").isnull().all())
+    assert bool(compared.width_difference_low.sel(category="x").notnull().all())
+    assert compared.sel(category=["all", "y"]).width_q.notnull().all()
+    apart = compare_categories(result(rows_of(0, 7), categories=["x"] * 4 + ["y"] * 3), "x", "y")
+    assert apart.width_refused.item() == "" and bool(apart.width_q.notnull().all())
+    apart = compare_categories(result(rows_of(0, 6), categories=["x"] * 3 + ["y"] * 3), "x", "y")
+    sentence = "3 and 3 prompts can reach no p below 0.1; 4 on each side could"
+    assert apart.width_refused.item() == sentence and bool(apart.width_q.isnull().all())
+    assert apart.attrs["methods"].endswith(f", not paired, was not tested: {sentence}.")
+
+
+def test_not_a_number_rows_do_not_count_in_p() -> None:
+    a, b = rows_of(0), rows_of(1, shift=0.5)
+    a[3:5, 0, 0] = np.nan
+    b[:, 1, 2] = np.nan
+    few = [i for i in range(12) if i not in (3, 4)]
+    for digest in ("d", "e"):
+        data = compare(result(a), result(b, digest=digest)).sel(category="all")
+        assert np.isnan([data.width_p[1, 2], data.width_q[1, 2]]).all()
+        assert int(data.width_q.notnull().sum()) == 5
+    paired = compare(result(a), result(b)).sel(category="all")
+    without = compare(result(a[few][:, :1, :1]), result(b[few][:, :1, :1])).sel(category="all")
+    assert float(paired.width_p[0, 0]) == pytest.approx(float(without.width_p[0, 0]))
+
+
+def test_the_same_numbers_have_p_one() -> None:
+    compared = compare(result(rows_of(0)), result(rows_of(0)))
+    assert bool((compared.width_p == 1).all()) and bool((compared.width_q == 1).all())
+
+
+@pytest.mark.parametrize("digest", ["d", "e"], ids=["paired", "apart"])
+@pytest.mark.parametrize("draw", ["normal", "exponential"])
+def test_size_of_the_family_under_the_null(digest: str, draw: str) -> None:
+    """Models that do not differ: some q is at most 0.05 in no more than that share of 400 families."""
+    dims = ("first_position", "layer", "head")
+    sides = [getattr(RNG(side), draw)(size=(7, 400, 2, 3)) for side in (0, 1)]
+    compared = compare(result(sides[0], dims=dims), result(sides[1], dims=dims, digest=digest))
+    found = compared.width_q.sel(category="all").min(("layer", "head")) <= 0.05
+    assert int(found.sum()) <= scipy.stats.binom.ppf(0.9995, 400, 0.05)
+    assert int((compared.width_p <= 0.05).sum()) <= 1.3 * 0.05 * compared.width_p.size
+
+
+# Claims ---------------------------------------------------------------------------------------------
+
+CLAIM = {
+    "variable": "width",
+    "family": ["layer"],
+    "places": "layers",
+    "minimum_effect": 0.3,
+}
+
+
+def claiming(rows: Any, unit: str, seed: int, **about: Any) -> Result:
+    """Return a result with rows for each prompt, and the effect of a claim for each unit."""
+    made = result(rows, **about)
+    effects = np.asarray(RNG(seed).normal(seed, 1.0, size=(9 if unit == "group" else len(rows), 2, 3)))
+    words = f"sharpness minus its null, of each {unit}; not-a-number: nothing"
+    attrs = {"long_name": words, "units": "nat"}
+    data = made.data.assign({f"width_effect_{unit}": ((unit, "layer", "head"), effects, attrs)})
+    return dataclasses.replace(made, data=data, provenance={**made.provenance, "claims": [CLAIM]})
+
+
+@pytest.mark.parametrize("unit", ["prompt", "group"])
+def test_effects_of_claims_are_compared(unit: str) -> None:
+    categories = ["x"] * 4 + ["y"] * 8
+    a = claiming(rows_of(0), unit, 0, categories=categories)
+    b = claiming(rows_of(1), unit, 1, categories=categories)
+    compared = compare(a, b)
+    data = compared.sel(category="all")
+    rows = [side.data[f"width_effect_{unit}"].values for side in (a, b)]
+    np.testing.assert_allclose(data.width_effect_difference, (rows[1] - rows[0]).mean(0))
+    assert data.width_effect_difference.attrs == {
+        "long_name": "sharpness minus its null, second minus first; not-a-number: nothing",
+        "units": "nat",
+        "minimum_effect": 0.3,
+    }
+    assert data.width_effect_q.attrs["family"] == "layer" and data.width_effect_q.attrs["unit"] == unit
+    assert int(data.width_effect_units_a) == len(rows[0])
+    if unit == "group":  # Student's interval of the paired differences
+        error = scipy.stats.ttest_1samp(rows[1] - rows[0], 0).confidence_interval()
+        np.testing.assert_allclose(data.width_effect_difference_low, error.low)
+        assert "9 jackknife groups of prompts, paired" in data.width_effect_q.attrs["methods"]
+        assert bool(compared.width_effect_q.sel(category="y").isnull().all())
+        why = "groups of prompts are kept for all prompts together, not for each category"
+        assert compared.width_effect_refused.sel(category="y").item() == why
+        assert "width_effect_q" not in compare_categories(a, "x", "y")
+    else:
+        assert bool(compared.width_effect_q.sel(category="y").notnull().all())
+        assert "width_effect_q" in compare_categories(a, "x", "y")
+
+
+def test_groups_of_other_prompts_are_not_paired() -> None:
+    a, b = claiming(rows_of(0), "group", 0), claiming(rows_of(1), "group", 1, digest="e")
+    data = compare(a, b, seed=4).sel(category="all")
+    rows = [side.data.width_effect_group.values for side in (a, b)]
+    error = scipy.stats.ttest_ind(rows[1], rows[0], equal_var=False).confidence_interval()
+    np.testing.assert_allclose(data.width_effect_difference_high, error.high)
+    draws = stream(4, "compare", "sharpness", "width_effect", "all", "test")
+    expected = infer_labels(rows[0], rows[1], (0,), draws, unit="group")
+    np.testing.assert_allclose(data.width_effect_q, expected.q)
+
+
 # Two categories, two runs ----------------------------------------------------------------------
 
 
@@ -238,10 +407,37 @@ def test_two_categories_of_one_result() -> None:
     for wrong in ("z", "all"):
         with pytest.raises(ResultError, match=f"There is no category '{wrong}'. Known: x, y."):
             compare_categories(one, "x", wrong)
+    with pytest.raises(ResultError, match="'x' would be compared with itself"):
+        compare_categories(one, "x", "x")
     with pytest.raises(ResultError, match="Known: none."):
         compare_categories(result(rows), "x", "y")
     with pytest.raises(ResultError, match="keeps no numbers for each prompt"):
         compare_categories(result(rows, suffix="_mean"), "x", "y")
+
+
+def test_categories_of_two_results() -> None:
+    categories = ["x"] * 5 + ["y"] * 7
+    a, b = result(rows_of(0), categories=categories), result(rows_of(1), categories=categories)
+    same = compare_categories(a, "y", "y", other=b)
+    assert same.attrs["paired"] == 1
+    xr.testing.assert_identical(same.drop_attrs(), compare(a, b).sel(category="y", drop=True).drop_attrs())
+    crossed = compare_categories(a, "x", "y", other=b)
+    assert crossed.attrs["paired"] == 0
+    expected = b.data.width_prompt.values[5:].mean(0) - a.data.width_prompt.values[:5].mean(0)
+    np.testing.assert_allclose(crossed.width_difference, expected, rtol=1e-5)
+    runs = Run({"sharpness": a}, {}), Run({"sharpness": b}, {})
+    of_runs = compare_categories(runs[0], "x", "y", other=runs[1])
+    assert list(of_runs) == ["sharpness"] and of_runs["sharpness"].identical(crossed)
+    with pytest.raises(ResultError, match="takes two runs, or two results"):
+        compare_categories(a, "x", "y", other=runs[1])  # type: ignore[call-overload]
+
+
+def test_a_comparison_can_be_written(tmp_path: Path) -> None:
+    compared = compare(claiming(rows_of(0), "group", 0), claiming(rows_of(1), "group", 1))
+    compared.to_netcdf(tmp_path / "compared.nc", engine="h5netcdf")
+    with xr.open_dataset(tmp_path / "compared.nc", engine="h5netcdf") as read:
+        np.testing.assert_allclose(read.width_effect_q, compared.width_effect_q)
+        assert read.attrs["methods"] == compared.attrs["methods"]
 
 
 def test_two_runs_are_compared_by_analysis() -> None:
