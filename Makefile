@@ -3,10 +3,10 @@
 PYTHON ?= python3
 
 .DEFAULT_GOAL := help
-.PHONY: help dev demo test check format notebooks matrix benchmark clean
+.PHONY: help dev demo test check format notebooks matrix benchmark calibration clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 dev: .venv/installed  ## make .venv with everything that working on the code needs
 
@@ -34,6 +34,9 @@ matrix: .venv/installed .venv-tl3/installed .venv-tl2/installed  ## run what con
 	.venv/bin/python -m pytest -m host
 	.venv-tl3/bin/python -m pytest -m host
 	.venv-tl2/bin/python -m pytest -m host
+
+calibration: .venv/installed  ## try every claim where nothing is to be found, and write the page about it
+	.venv/bin/python -m resonance_lens.calibrating --all
 
 benchmark: .venv/installed  ## print time and memory beside a bare forward pass
 	.venv/bin/python -m tests.benchmarks

@@ -8,7 +8,7 @@ from typing import Any
 
 from resonance_lens.counts import SAID, Count, claims_of, counts
 from resonance_lens.result import Result
-from resonance_lens.stats.inference import EXACT_UNITS, FLIPS, LEVEL, places_at_floor
+from resonance_lens.stats.inference import EXACT_UNITS, FLIPS, LEVEL, RESAMPLES, places_at_floor
 
 UNITS = {"prompt": "prompts", "group": "jackknife groups of prompts", "draw": "surrogates"}
 
@@ -48,7 +48,8 @@ def _method(result: Result, claim: Mapping[str, Any]) -> str:
         flips = f"all {2**n:,} sign flips" if n <= EXACT_UNITS else f"{FLIPS:,} random sign flips"
         test = f" over {n} {UNITS[about['unit']]}, with {flips} of the differences"
     if claim["correction"] == "maximum":
-        correction = f"q is corrected by the largest studentised statistic of a family of {places}"
+        over = "" if about["unit"] == "draw" else f" over the flips, and over {RESAMPLES:,} resamples,"
+        correction = f"q is corrected by the largest studentised statistic{over} in a family of {places}"
     else:
         floor = places_at_floor(places, about["smallest"])
         correction = f"q is Benjamini and Hochberg's over a family of {places}"

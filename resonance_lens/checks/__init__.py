@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from resonance_lens.checks import declared, hosts, limits, numbers, results
+from resonance_lens.checks import calibrated, declared, hosts, limits, numbers, results
 from resonance_lens.checks.common import Subject
 from resonance_lens.hooks.adapter import Adapter
 
@@ -19,6 +19,7 @@ CHECKS: tuple[Check, ...] = (
     *numbers.CHECKS,
     *limits.CHECKS,
     *results.CHECKS,
+    *calibrated.CHECKS,
 )
 """Checks on input that the analysis plants itself; they need no model."""
 

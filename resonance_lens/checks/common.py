@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import torch
 import xarray as xr
 
 from resonance_lens.contract import Analysis, Planted
@@ -20,8 +18,15 @@ Subject = Analysis | type[Analysis]
 SEEDS = (0, 1, 2)
 """Of what is planted, where one might be luck."""
 
-RESAMPLED = ("_low", "_high", "_p", "_q", "_null")
-"""Ends of the names of variables that may depend on the seed."""
+SEEDED = ("_low", "_high", "_p", "_q", "_null", "_effect", "_effect_size")
+"""Ends of the names of variables that may depend on the seed: bounds, tests, and nulls that are drawn."""
+
+DEALT = (*SEEDED, "_effect_group")
+"""Those that may depend on which prompts share a jackknife group."""
+
+STEEP = ("_p", "_q", "_effect_size")
+"""Those that rounding may move far: steps, and ratios to a spread that may be next to nothing. What they are
+made of is compared beside them."""
 
 EXACTLY = 0.0
 CLOSELY = 1e-5
@@ -62,17 +67,6 @@ def concluded_from(analysis: Analysis, source: Planted, *, by_category: bool = F
     return result_of(analysis, adapter, rows, categories=categories)
 
 
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Let torch use one thread: on arrays this small more of them wait for each other, ten times as long."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 def attempt(what: str, act: Callable[[], Any]) -> Any:
     """Return what ``act`` returns; an error becomes a sentence that starts with ``what``."""
     try:
@@ -87,7 +81,7 @@ def difference(
     tolerance: float,
     *,
     smallest: float = 0.0,
-    resampled: bool = True,
+    without: tuple[str, ...] = (),
 ) -> str | None:
     """Return how two results differ, as a phrase, or ``None`` if they do not.
 
@@ -96,17 +90,17 @@ def difference(
     one, other
         The datasets.
     tolerance
-        Relative to the largest value of each variable.
+        Relative to the largest value of each variable; above zero, `STEEP` variables are left out.
     smallest
         A scale below which no variable is taken to be; the smallest effect that counts is one.
-    resampled
-        Whether variables that depend on the seed are compared too.
+    without
+        Ends of the names of variables that are left out.
     """
     if set(one.data_vars) != set(other.data_vars):
         names = ", ".join(sorted(map(str, set(one.data_vars) ^ set(other.data_vars))))
         return f"only one of them has {names}"
     for name in map(str, one.data_vars):
-        if not resampled and name.endswith(RESAMPLED):
+        if name.endswith(without) or (tolerance > 0 and name.endswith(STEEP)):
             continue
         a, b = one[name], other[name]
         if a.dims != b.dims or a.shape != b.shape:

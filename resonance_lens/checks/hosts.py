@@ -80,7 +80,9 @@ def _stopping(analysis: Analysis) -> Analysis:
 
 
 def _served(analysis: Analysis, host: Adapter) -> bool:
-    """Return whether the host serves the analysis; a refusal says so in a sentence."""
+    """Return whether the host serves the analysis on prompts; a refusal says so in a sentence."""
+    if "task" in analysis.needs:
+        return False  # prompts that stand for nothing have no values
     try:
         layers_of(host, [analysis])
     except AdapterError:

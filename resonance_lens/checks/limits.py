@@ -70,6 +70,8 @@ def check_shortest_prompts(subject: Subject, host: Adapter | None = None) -> Non
     least = analysis.min_tokens
     require(type(least) is int and least >= 1, f"min_tokens is a whole number above zero; got {least!r}.")
     source = planted(analysis)
+    if source.task is not None:
+        return  # what a prompt stands for would be cut off with its end
     what = f"Measuring prompts of min_tokens ({least}) tokens"
     data = attempt(what, lambda: measure(analysis, part_of(source, length=least)))
     headline = data[analysis.headline]

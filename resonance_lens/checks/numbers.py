@@ -13,7 +13,9 @@ import xarray as xr
 
 from resonance_lens.checks.common import (
     CLOSELY,
+    DEALT,
     EXACTLY,
+    SEEDED,
     SEEDS,
     Subject,
     attempt,
@@ -174,7 +176,7 @@ def check_prompt_order(subject: Subject, host: Adapter | None = None) -> None:
     if "prompt" in data.dims:
         data = data.isel(prompt=order)
     permuted = measure(analysis, part_of(source, prompts=order.tolist()))
-    found = difference(data, permuted, CLOSELY, smallest=analysis.minimum_effect, resampled=False)
+    found = difference(data, permuted, CLOSELY, smallest=analysis.minimum_effect, without=DEALT)
     require(found is None, f"The order of the prompts matters: {found}.")
 
 
@@ -198,7 +200,7 @@ def check_seed(subject: Subject, host: Adapter | None = None) -> None:
     require(found is None, f"The same seed gives another result the second time: {found}.")
     same = one.summary == again.summary and one.views == again.views and one.ranked == again.ranked
     require(same, "The same seed gives another summary, other views or other targets the second time.")
-    found = difference(one.data, other.data, EXACTLY, resampled=False)
+    found = difference(one.data, other.data, EXACTLY, without=SEEDED)
     require(found is None, f"Another seed moves more than intervals: {found}.")
 
 

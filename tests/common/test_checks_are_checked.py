@@ -597,6 +597,16 @@ class SaysNan(AttentionToSelf):
         return f"The mean is {float('nan'):.2f}."
 
 
+# --------------------------------------------------------------------------------- what it claims
+
+
+@caught_by("check_calibrated", "The null permuted_keys is named, and nothing is claimed against it")
+class NamesANull(AttentionToSelf):
+    """Has a null to look at, and no test."""
+
+    nulls: ClassVar[tuple[str, ...]] = ("permuted_keys",)
+
+
 # --------------------------------------------------------------------------------- what it leaves
 
 
