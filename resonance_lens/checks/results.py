@@ -170,10 +170,10 @@ def _check_view(view: ViewSpec, result: Result) -> None:
     data = result.data
     for what in ("title", "says", "misleads"):
         require(str(getattr(view, what)).strip(), f"The view {view.title!r} leaves {what!r} empty.")
-    named = [*view.variables, *view.references]
-    missing = [name for name in named if name not in data and not _of_a_baseline(name, view, result)]
+    named = [*view.variables, *(r for r in view.references if not _of_a_baseline(r, result))]
+    missing = [name for name in named if name not in data]
     require(not missing, f"The view {view.title!r} names {', '.join(missing)}, which the result has not.")
-    dims = {str(dim) for name in named if name in data for dim in data[name].dims}
+    dims = {str(dim) for name in named for dim in data[name].dims}
     for dim in (*view.select, *([view.series] if view.series else [])):
         require(dim in dims, f"The view {view.title!r} speaks of {dim!r}, which none of its variables has.")
     for dim, value in view.select.items():
@@ -237,10 +237,10 @@ def check_summary(subject: Subject, host: Adapter | None = None) -> None:
         require(not odd, f"On {what} the summary speaks of a number that does not exist: {summary}")
 
 
-def _of_a_baseline(name: str, view: ViewSpec, result: Result) -> bool:
+def _of_a_baseline(reference: str, result: Result) -> bool:
     """Return whether a reference stands for a baseline that was not run, and is left out of the view."""
     made = result.provenance["conditions"]
-    return name in view.references and any(name.endswith(b) for b in BASELINES if b not in made)
+    return any(reference.endswith(f"_{baseline}") for baseline in BASELINES if baseline not in made)
 
 
 def _words(analysis: Analysis) -> list[str]:

@@ -46,7 +46,9 @@ def test_what_is_planted_is_found_and_nothing_else_over_twenty_seeds() -> None:
         circuit = testbed.load_circuit(name)
         adapter = attach(circuit.model())
         for seed in range(20):
-            rows = circuit.tokens(np.random.default_rng([4, seed]), 24, 40)
+            # Where a head follows a token that may be anywhere, distances differ by as much as they mean.
+            n_prompts = 96 if name == "locked" else 24
+            rows = circuit.tokens(np.random.default_rng([4, seed]), n_prompts, 40)
             for claim, expected in circuit.truth["claims"].items():
                 analysis, _, variable = claim.partition(".")
                 data = result_of(get_analysis(analysis)(), adapter, rows, seed=seed).data.sel(category="all")
