@@ -74,7 +74,8 @@ def run(
         `read_prompts`. Prompts of different lengths are batched by length and never cut off. Or a
         `Task`, whose inputs are ordered values.
     analyses
-        Names, or instances that carry parameters of their own; ``"all"`` for every one there is.
+        Names, or instances that carry parameters of their own; ``"all"`` for every one that can be made of
+        what is given: those that need a `Task` only of one.
     parameters
         ``{analysis: {parameter: value}}`` for analyses given by name.
     out

@@ -10,7 +10,7 @@ from typing import Any
 
 from resonance_lens.contract import Analysis, Claim, Condition
 from resonance_lens.facts import SITE_AXES, Batch, Facts
-from resonance_lens.stats.inference import refusal, smallest_p
+from resonance_lens.stats.inference import LEVEL, refusal, smallest_p
 from resonance_lens.stats.power import POWER, detectable_effect
 
 SIZES = {"head": "n_heads", "d_head": "d_head", "d_model": "d_model", "vocab": "d_vocab"}
@@ -122,7 +122,7 @@ def _claim(analysis: Analysis, claim: Claim, facts: Facts, n_layers: int, n_prom
     known = all(dim in sizes for dim in claim.family)
     unit, n_units = analysis.units(n_prompts)
     what = f"{analysis.name}: {claim.long_name}"
-    refused = refusal(unit, n_units, n_places)
+    refused = refusal(unit, n_units)
     if refused:
         return f"{what} cannot be tested: {refused}"
     family = f"a family of {n_places} {claim.places}" if known else f"its {claim.places}"
@@ -132,7 +132,8 @@ def _claim(analysis: Analysis, claim: Claim, facts: Facts, n_layers: int, n_prom
     words = {"prompt": "prompts", "group": "groups of prompts"}[unit]
     return (
         f"{what}: {n_units} {words} find an effect of {effect:.2f} standard deviations in {POWER:.0%} of "
-        f"cases, over {family}; smallest p {smallest_p(n_units):.2g}"
+        f"cases at best (Student's test at {LEVEL:g} / {n_places}; q asks more of fewer than 48), over "
+        f"{family}; smallest p {smallest_p(n_units):.2g}"
     )
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
-import json
 import platform
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -15,7 +13,7 @@ import numpy as np
 
 from resonance_lens import __version__
 from resonance_lens.batches import Tokenized
-from resonance_lens.calibration import uncalibrated
+from resonance_lens.calibration import plain_claims, uncalibrated
 from resonance_lens.contract import BASELINE_CONDITIONS, Accumulated, Analysis
 from resonance_lens.hooks.adapter import Adapter
 from resonance_lens.prompts import Prompt, prompts_digest
@@ -72,8 +70,7 @@ def of_result(
         "conditions": [name for name in BASELINE_CONDITIONS if name in seen.features],
         "baselines_missing": {name: why for name, why in missing.items() if name in analysis.baselines},
         "nulls": list(analysis.nulls),
-        # As JSON would give it back, so that a result is the same before and after the disk.
-        "claims": json.loads(json.dumps([dataclasses.asdict(claim) for claim in analysis.claims])),
+        "claims": [dict(claim) for claim in plain_claims(analysis)],
         "tests": tests,
         "calibrated": {"calibrated": not why_not, "why": why_not} if analysis.claims else {},
         "minimum_effect": analysis.minimum_effect,

@@ -96,7 +96,7 @@ def infer(
         Axes of a value (without the unit) over which places are tested together; places that differ
         along other axes are families of their own.
     rng
-        Random stream of the sign flips.
+        Random stream of the sign flips and resamples.
     correction
         ``maximum``: q is the share of flips, or of resamples if that is more, whose largest statistic
         in the family is at least that of the place (control of the family-wise error).
@@ -142,7 +142,7 @@ def _of_draws(sample: Surrogates, family: Sequence[int], correction: Correction)
     return _concluded(
         counter, correction, value.shape, family,
         effect_size=effect_size, null_low=low, null_high=high, units=n, smallest=1 / (n + 1), exact=False,
-        refused=refusal("draw", n, 1, correction),
+        refused=refusal("draw", n),
     )  # fmt: skip
 
 
@@ -166,7 +166,7 @@ def _of_units(
     smallest = smallest_p(n)
     counter = _Counter(np.abs(unit.sum(axis=0)), count >= 2)
     exact = n <= EXACT_UNITS
-    refused = refusal(sample.unit, n, places.shape[-1], correction)
+    refused = refusal(sample.unit, n)
     skewed = np.zeros_like(mean)
     if not refused:
         flat = unit.reshape(n, -1)
@@ -302,7 +302,7 @@ def smallest_p(n_units: int) -> float:
     return 1 / (FLIPS + 1)
 
 
-def refusal(unit: str, n: int, n_places: int, correction: Correction = "maximum") -> str:
+def refusal(unit: str, n: int) -> str:
     """Return why a test cannot find anything, with the number that could, or an empty string.
 
     Parameters
@@ -311,11 +311,11 @@ def refusal(unit: str, n: int, n_places: int, correction: Correction = "maximum"
         ``prompt``, ``group`` or ``draw``.
     n
         How many there are.
-    n_places
-        Size of the family.
-    correction
-        As in `infer`. Benjamini-Hochberg finds something if all places are at the smallest p, so it needs
-        no more than one place does; `places_at_floor` says how many must be.
+
+    Notes
+    -----
+    No correction needs more: the largest statistic of a family can be the smallest p's, and
+    Benjamini-Hochberg finds something if enough places are at it (`places_at_floor`).
     """
     what = {"prompt": "prompts", "group": "groups of prompts", "draw": "surrogates"}[unit]
     if unit == "draw" and n == 0:

@@ -18,8 +18,9 @@ def detectable_effect(
     """Return the smallest standardised effect that a family of places finds with the given power.
 
     The effect is in standard deviations between units (prompts). Of the two-sided Student test at
-    ``level / n_places``, from its noncentral distribution (Cohen 1988, chapter 2): for places that go
-    together, as heads do, the largest-statistic correction needs no more than this.
+    ``level / n_places``, from its noncentral distribution (Cohen 1988, chapter 2). The q of
+    `resonance_lens.stats.inference` finds such an effect less often where units are few, because it
+    allows for skew: docs/inference.md has the figures.
 
     Parameters
     ----------

@@ -17,32 +17,13 @@ import torch
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
-from resonance_lens.testbed.building import Shape
+from resonance_lens.testbed.building import Shape, settings_of
 
 
 def build_bridge(shape: Shape, tensors: Mapping[str, Tensor], name: str, tokenizer: Any, device: str) -> Any:
     """Return a TransformerBridge with these weights, which are named as in a HookedTransformer."""
-    rotary = shape.positions == "rotary"
-    config: dict[str, Any] = dict(
-        model_name=name,
-        n_layers=shape.n_layers,
-        d_model=shape.d_model,
-        n_ctx=shape.n_ctx,
-        d_head=shape.d_head,
-        n_heads=shape.n_heads,
-        d_mlp=shape.d_mlp,
-        attn_only=shape.d_mlp is None,
-        d_vocab=shape.d_vocab,
-        act_fn=shape.activation,
-        normalization_type=None,
-        positional_embedding_type="rotary" if rotary else "standard",
-        rotary_dim=shape.turning_dims if rotary else None,
-        rotary_base=shape.rotary_base,
-        default_prepend_bos=False,
-        init_weights=False,
-    )
     bridge: Any = TransformerBridge  # which is given this method when it is imported
-    model = bridge.boot_native(config, tokenizer=tokenizer, device=device, model_name=name)
+    model = bridge.boot_native(settings_of(shape, name), tokenizer=tokenizer, device=device, model_name=name)
     state = model.state_dict()
     for key, value in _native(shape, tensors).items():
         if state[key].shape != value.shape:

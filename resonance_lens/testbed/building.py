@@ -248,14 +248,10 @@ def _checked(shape: Shape, weights: Mapping[str, NDArray[Any]], name: str) -> We
     return found
 
 
-def _build_hooked(
-    shape: Shape, tensors: Mapping[str, torch.Tensor], name: str, tokenizer: Any, device: str
-) -> Any:
-    """Return a HookedTransformer with these weights."""
-    from transformer_lens import HookedTransformer, HookedTransformerConfig
-
+def settings_of(shape: Shape, name: str) -> dict[str, Any]:
+    """Return what the configs of all hosts have in common."""
     rotary = shape.positions == "rotary"
-    config = HookedTransformerConfig(
+    return dict(
         model_name=name,
         n_layers=shape.n_layers,
         d_model=shape.d_model,
@@ -270,11 +266,18 @@ def _build_hooked(
         positional_embedding_type="rotary" if rotary else "standard",
         rotary_dim=shape.turning_dims if rotary else None,
         rotary_base=shape.rotary_base,
-        rotary_adjacent_pairs=True,
         default_prepend_bos=False,
-        device=device,
         init_weights=False,
     )
+
+
+def _build_hooked(
+    shape: Shape, tensors: Mapping[str, torch.Tensor], name: str, tokenizer: Any, device: str
+) -> Any:
+    """Return a HookedTransformer with these weights."""
+    from transformer_lens import HookedTransformer, HookedTransformerConfig
+
+    config = HookedTransformerConfig(**settings_of(shape, name), rotary_adjacent_pairs=True, device=device)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "HookedTransformer is deprecated", DeprecationWarning)
         model: Any = HookedTransformer(config, tokenizer=tokenizer)

@@ -161,9 +161,9 @@ def test_no_difference_anywhere_is_no_effect() -> None:
     ("unit", "n", "needed"), [("prompt", 5, 6), ("group", 1, 6), ("draw", 18, 19), ("prompt", 1, 6)]
 )
 def test_what_can_find_nothing_is_refused_with_the_number_that_could(unit: str, n: int, needed: int) -> None:
-    said = refusal(unit, n, 270)
+    said = refusal(unit, n)
     assert str(n) in said and f"{needed} " in said.split(";")[1]
-    assert refusal(unit, needed, 270) == ""
+    assert refusal(unit, needed) == ""
 
 
 def test_smallest_p() -> None:
