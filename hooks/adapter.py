@@ -91,6 +91,30 @@ class Adapter(abc.ABC):
         The model's final norm is applied, once, then its unembedding with bias and soft cap.
         """
 
+    def ov_alignment(self, layer: int) -> Tensor:
+        """Return the cosines ``[head, head]`` between the matrices ``W_V W_O`` of the heads of a layer.
+
+        Raises
+        ------
+        AdapterError
+            If the host does not give its weights.
+        """
+        raise AdapterError(
+            f"{self.facts.model_name} ({self.facts.host}) does not give the weights of its heads."
+        )
+
+    def token_counts(self, corpus: str) -> Tensor:
+        """Return how often each token occurs in a corpus, ``[d_vocab]``.
+
+        Raises
+        ------
+        AdapterError
+            If the host has no tokenizer to count with.
+        """
+        raise AdapterError(
+            f"{self.facts.model_name} ({self.facts.host}) has no tokenizer to count tokens with."
+        )
+
     def layers(self, sites: Collection[str]) -> tuple[int, ...]:
         """Return the layers that serve every one of ``sites``.
 

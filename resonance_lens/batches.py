@@ -87,6 +87,11 @@ def tokenize(
     return done
 
 
+def token_strings(tokenizer: Any, ids: Sequence[int]) -> tuple[str, ...]:
+    """Return the text of each token, or its id where there is no tokenizer."""
+    return tuple(str(i) if tokenizer is None else str(tokenizer.decode([i])) for i in ids)
+
+
 def require_long_enough(prompts: Sequence[Tokenized], analyses: Collection[Analysis]) -> None:
     """Raise `PromptError` if a prompt is too short for an analysis: which, and what would do."""
     for analysis in analyses:

@@ -194,9 +194,16 @@ class Where:
         Of the run, for draws that are made while observing: key them by prompt as well.
     condition
         Name of the `Condition` that the pass is made under.
+    shortest
+        Tokens of the shortest prompt of the run: what spectra of all prompts can share a grid up to.
     readout
         Turns residual-stream vectors ``[..., d_model]`` into logits ``[..., d_vocab]`` through the
         model's final norm, once, and its unembedding.
+    ov_alignment
+        Returns, for a layer, the cosines ``[head, head]`` between what its heads write for what they read:
+        between the matrices ``W_V W_O``, as one vector each. -1: they write opposite things.
+    token_counts
+        Returns, for the name of a corpus, how often each token of the vocabulary occurs in it, ``[d_vocab]``.
     task
         What the prompts stand for, where they are a `Task`.
     """
@@ -210,7 +217,10 @@ class Where:
     groups: tuple[int, ...]
     seed: int
     condition: str
+    shortest: int
     readout: Callable[[Tensor], Tensor]
+    ov_alignment: Callable[[int], Tensor]
+    token_counts: Callable[[str], Tensor]
     task: Task | None = None
 
 
@@ -228,6 +238,8 @@ class Accumulated:
         One per row; categories are ``None`` where none were given.
     seed
         For resampling: results are a function of the features and of this number.
+    specimen
+        The tokens of the first prompt of the run, as text: what is kept token by token is kept of that one.
     task
         What the prompts stand for, where they are a `Task`.
     intervals
@@ -240,6 +252,7 @@ class Accumulated:
     prompt_ids: tuple[str, ...]
     categories: tuple[str | None, ...]
     seed: int
+    specimen: tuple[str, ...] = ()
     task: Task | None = None
     intervals: bool = True
 
@@ -280,10 +293,10 @@ class Planted:
         Of the model that is imagined around them.
     expect
         Called with the result; raises `AssertionError` with a sentence if the answer is wrong.
-    readout
+    readout, ov_alignment, token_counts, task
         As in `Where`, where the analysis needs one.
-    task
-        As in `Where`, where the analysis needs one.
+    tokens
+        Ids ``[batch, token]``, where the analysis looks at them; else they are drawn at random.
     truth
         By claim variable, booleans over the claim's family: the places where something was planted.
     """
@@ -293,6 +306,9 @@ class Planted:
     facts: Facts
     expect: Callable[[xr.Dataset], None]
     readout: Callable[[Tensor], Tensor] | None = None
+    ov_alignment: Callable[[int], Tensor] | None = None
+    token_counts: Callable[[str], Tensor] | None = None
+    tokens: Tensor | None = None
     task: Task | None = None
     truth: Mapping[str, np.ndarray[Any, np.dtype[np.bool_]]] = dataclasses.field(default_factory=dict)
 

@@ -13,7 +13,7 @@ import torch
 from tqdm import tqdm
 
 from resonance_lens import provenance
-from resonance_lens.batches import Tokenized, make_batches, require_long_enough, tokenize
+from resonance_lens.batches import Tokenized, make_batches, require_long_enough, token_strings, tokenize
 from resonance_lens.claims import with_baselines, with_claims
 from resonance_lens.contract import BASELINE_CONDITIONS, Accumulated, Analysis, Condition
 from resonance_lens.errors import (
@@ -143,6 +143,7 @@ def run(
     record["baselines_missing"] = missing
     conditions = {name: [c for c in those if c.name not in missing] for name, those in conditions.items()}
     groups = deal([p.category for p in texts])
+    shortest = min(len(one.tokens) for one in tokenized)
     # Batches of what is left to do: a run may be resumed with another batch size.
     batches = make_batches(tokenized, batch_tokens, padding_side, done=partial.done)
 
@@ -163,6 +164,7 @@ def run(
                     layers,
                     groups=groups,
                     seed=seed,
+                    shortest=shortest,
                     condition=condition.name,
                     task=task,
                 )
@@ -181,6 +183,7 @@ def run(
             prompt_ids=tuple(p.id for p in texts),
             categories=tuple(p.category for p in texts),
             seed=seed,
+            specimen=token_strings(adapter.tokenizer, tokenized[0].tokens),
             task=task,
         )
         results[analysis.name] = conclude(analysis, accumulated, record)
@@ -242,7 +245,10 @@ def analyze(
     layers = layers_of(adapter, [chosen])
     _require_task([chosen], None)
     groups = deal([None] * len(prompts))
-    features = observe_batch(adapter, batch, [chosen], layers, groups=groups, seed=seed)[chosen.name]
+    observed = observe_batch(
+        adapter, batch, [chosen], layers, groups=groups, seed=seed, shortest=int(batch.lengths.min())
+    )
+    features = observed[chosen.name]
     record = provenance.of_run(adapter, prompts, tokenized, seed=seed, prepend_bos=None, batch_tokens=None)
     record["baselines_missing"] = dict.fromkeys(
         BASELINE_CONDITIONS, "a cache holds one pass; run(model, ...) measures it."
@@ -254,6 +260,7 @@ def analyze(
         prompt_ids=tuple(p.id for p in prompts),
         categories=(None,) * len(prompts),
         seed=seed,
+        specimen=token_strings(adapter.tokenizer, tokenized[0].tokens),
     )
     record["seconds"] = round(time.perf_counter() - started, 3)
     return conclude(chosen, accumulated, record)

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import xarray as xr
 
-from resonance_lens.batches import Tokenized, make_batches
+from resonance_lens.batches import Tokenized, make_batches, token_strings
 from resonance_lens.hooks.adapter import Adapter
 from resonance_lens.result import Result
 from resonance_lens.signal import Signal
@@ -48,7 +48,7 @@ def show_heads(
     adapter.run(batch, {layer: ["pattern"] for layer, _ in heads}, receive)
     tokens = np.full((len(shown), width), "", dtype=object)
     for exhibit, prompt in enumerate(shown):
-        tokens[exhibit, : len(prompt.tokens)] = _strings(adapter, prompt)
+        tokens[exhibit, : len(prompt.tokens)] = token_strings(adapter.tokenizer, prompt.tokens)
     return xr.Dataset(
         {
             "pattern": (
@@ -76,10 +76,3 @@ def _choose(prompts: Sequence[Tokenized]) -> list[Tokenized]:
         first = [p for p in short if by_category[p.prompt.category] is p]
         return first[:MAX_PROMPTS]
     return short[:MAX_PROMPTS]
-
-
-def _strings(adapter: Adapter, prompt: Tokenized) -> list[str]:
-    tokenizer = adapter.tokenizer
-    if tokenizer is None:
-        return [str(i) for i in prompt.tokens]
-    return [str(tokenizer.decode([i])) for i in prompt.tokens]

@@ -46,6 +46,7 @@ def observe_batch(
     *,
     groups: Sequence[int],
     seed: int,
+    shortest: int,
     condition: str = "plain",
     task: Task | None = None,
 ) -> dict[str, Features]:
@@ -65,6 +66,8 @@ def observe_batch(
         The jackknife group of every prompt of the run: see `resonance_lens.features.deal`.
     seed
         Of the run.
+    shortest
+        Tokens of the shortest prompt of the run.
     condition
         What the batch is run under.
     task
@@ -87,7 +90,10 @@ def observe_batch(
         groups=tuple(int(groups[prompt]) for prompt in batch.prompts),
         seed=seed,
         condition=condition,
+        shortest=shortest,
         readout=adapter.readout,
+        ov_alignment=adapter.ov_alignment,
+        token_counts=adapter.token_counts,
         task=task,
     )
     pending: dict[int, _Layer] = {}

@@ -25,8 +25,19 @@ if TYPE_CHECKING:
 
     from resonance_lens.views.notebook import NotebookView
 
-ViewKind = Literal["layer_head_map", "lines", "matrix", "attention_heads", "colored_tokens"]
+ViewKind = Literal[
+    "layer_head_map",
+    "lines",
+    "matrix",
+    "image",
+    "oscilloscope",
+    "network",
+    "token_values",
+    "attention_heads",
+    "colored_tokens",
+]
 Colours = Literal["sequential", "diverging", "cyclic"]
+Scale = Literal["linear", "log"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +77,15 @@ class ViewSpec:
         ``lines``: variables over the dimension ``over``; bounds ``x_low`` and ``x_high`` become a band, and
         variables named in ``references`` become the baselines and nulls beside them, a null with its band.
         ``matrix``: one variable with two dimensions.
+        ``image``: one variable over two dimensions whose coordinates are numbers, ``over`` to the right and
+        ``down`` upwards: layer by frequency, scale by token.
+        ``oscilloscope``: one variable over ``over`` (tokens) for two coordinates of ``series``: both
+        traces, and one against the other (a Lissajous figure).
+        ``network``: one variable over ``head_a`` and ``head_b``, labelled ``L3H2``: its strongest pairs as
+        arcs between heads that stand at their layer; a second variable over ``head_a`` colours the heads,
+        as communities.
+        ``token_values``: variables over ``token``, one series for each, on the text of one prompt: the
+        dataset has its tokens in the coordinate ``token_text`` along ``token``. CircuitsVis, and a static strip.
         ``attention_heads``, ``colored_tokens``: CircuitsVis on the run's exhibits, for ``heads``.
     title, says, misleads
         What it is; one sentence on what it shows; one on when it misleads.
@@ -79,9 +99,16 @@ class ViewSpec:
     over
         For ``lines``: the horizontal axis, a dimension whose coordinates are numbers; their attributes
         ``long_name`` and ``units`` label it.
+    down
+        For ``image``: the vertical axis.
     series, panels
         For ``lines``: a dimension whose coordinates become separate lines, and one whose coordinates
-        become panels side by side.
+        become panels side by side; for ``image`` the panels too, for ``oscilloscope`` the series.
+    x_scale, y_scale
+        For ``lines``: ``log`` where powers of ten are as far apart as each other; for ``image`` the axis
+        ``over`` and the axis ``down``. An axis of frequencies always has periods in tokens beside it.
+    pairs
+        For ``network``: how many of the strongest pairs are drawn.
     stems
         For ``lines``: whether values stand on stems, as in a spectrum of a few frequencies.
     claim
@@ -102,8 +129,12 @@ class ViewSpec:
     references: tuple[str, ...] = ()
     select: Mapping[str, Any] = field(default_factory=dict)
     over: str = "layer"
+    down: str = "layer"
     series: str | None = None
     panels: str | None = None
+    x_scale: Scale = "linear"
+    y_scale: Scale = "linear"
+    pairs: int = 60
     stems: bool = False
     claim: str | None = None
     colours: Colours = "sequential"

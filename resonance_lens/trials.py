@@ -73,8 +73,25 @@ class PlantedAdapter(Adapter):
             raise AnalysisError("This analysis reads out logits, so what it plants needs a readout.")
         return self.planted.readout(residual)
 
+    def ov_alignment(self, layer: int) -> Tensor:
+        """Return the planted alignment of the heads of a layer."""
+        if self.planted.ov_alignment is None:
+            raise AnalysisError(
+                "This analysis asks what heads write, so what it plants needs an ov_alignment."
+            )
+        return self.planted.ov_alignment(layer)
+
+    def token_counts(self, corpus: str) -> Tensor:
+        """Return the planted counts of tokens."""
+        if self.planted.token_counts is None:
+            raise AnalysisError("This analysis counts tokens, so what it plants needs token_counts.")
+        return self.planted.token_counts(corpus)
+
     def tokens(self) -> list[list[int]]:
-        """Return ids of the right lengths; they stand for nothing."""
+        """Return ids of the right lengths; they stand for nothing unless some were planted."""
+        if self.planted.tokens is not None:
+            given = zip(self.planted.tokens.tolist(), self.planted.lengths.tolist(), strict=True)
+            return [ids[:length] for ids, length in given]
         lengths = self.planted.lengths.tolist()
         rngs = [stream(0, "planted", row) for row in range(len(lengths))]
         d_vocab = self.facts.d_vocab
@@ -138,12 +155,13 @@ def observe(
     indices = list(range(len(rows)) if order is None else order)
     dealt = deal(categories or [None] * len(rows))
     size = batch_size or len(indices)
+    shortest = min(len(rows[index]) for index in indices)
     layers = layers_of(adapter, [analysis])
     pieces = []
     for start in range(0, len(indices), size):
         batch = make_batch(rows, indices[start : start + size], padding_side)
         observed = observe_batch(
-            adapter, batch, [analysis], layers, groups=dealt, seed=0, task=_task(adapter)
+            adapter, batch, [analysis], layers, groups=dealt, seed=0, shortest=shortest, task=_task(adapter)
         )
         pieces.append(observed[analysis.name])
     return pieces
@@ -221,6 +239,7 @@ def accumulated(
         prompt_ids=tuple(_name(index) for index in range(n_prompts)),
         categories=tuple(categories or (None,) * n_prompts),
         seed=seed,
+        specimen=tuple(map(str, range(adapter.facts.n_ctx))),
         task=_task(adapter),
     )
 
@@ -296,9 +315,16 @@ def part_of(
             values = values / values.sum(-1, keepdim=True).clamp_min(torch.finfo(values.dtype).tiny)
         return values
 
+    def aligned(layer: int) -> Tensor:
+        assert planted.ov_alignment is not None
+        cosines = planted.ov_alignment(kept_layers[layer])
+        return cosines if heads is None else cosines[list(heads)][:, list(heads)]
+
     n_heads = facts.n_heads if heads is None else len(heads)
     return replace(
         planted,
+        ov_alignment=None if planted.ov_alignment is None else aligned,
+        tokens=None if planted.tokens is None else planted.tokens[kept_prompts],
         task=None if planted.task is None else planted.task.take(kept_prompts),
         layers=[
             {site: cut(site, values) for site, values in planted.layers[layer].items()}

@@ -138,8 +138,8 @@ def observe(
     chosen = torch.tensor([lengths[p] for p in prompts])
     width = int(chosen.max())
 
-    def unused(residual: Tensor) -> Tensor:
-        raise AssertionError("this analysis has no business with logits")
+    def unused(*_: object) -> Tensor:
+        raise AssertionError("this analysis has no business with logits or weights")
 
     where = Where(
         facts=about,
@@ -151,7 +151,10 @@ def observe(
         groups=tuple(int(groups[prompt]) for prompt in prompts),
         seed=0,
         condition="plain",
+        shortest=min(lengths),
         readout=readout or unused,
+        ov_alignment=unused,
+        token_counts=unused,
     )
     seen = []
     for layer, values in enumerate(layers):

@@ -41,7 +41,11 @@ def main() -> None:
 
     forward()
     bare = timed(forward)
-    parts = [observe_batch(adapter, batch, analyses, layers, groups=groups, seed=0) for batch in batches]
+    shortest = min(len(one.tokens) for one in tokenized)
+    parts = [
+        observe_batch(adapter, batch, analyses, layers, groups=groups, seed=0, shortest=shortest)
+        for batch in batches
+    ]
     print(f"bare forward passes over {len(prompts)} prompts: {bare:.2f} s")
     for analysis in analyses:
         seen = Accumulated(

@@ -48,7 +48,10 @@ def engine(model: Any, names: tuple[str, ...]) -> Task:
     def run(tokens: torch.Tensor) -> object:
         lengths = torch.full((len(tokens),), tokens.shape[1])
         batch = Batch(tokens, lengths, tuple(range(len(tokens))))
-        return observe_batch(adapter, batch, analyses, layers, groups=range(len(batch.prompts)), seed=0)
+        groups = range(len(batch.prompts))
+        return observe_batch(
+            adapter, batch, analyses, layers, groups=groups, seed=0, shortest=tokens.shape[1]
+        )
 
     return run
 
