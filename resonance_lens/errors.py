@@ -17,6 +17,10 @@ class AxisError(ResonanceLensError, ValueError):
     """An operation needs an axis with order, or an axis that the signal does not have."""
 
 
+class RecordError(ResonanceLensError, ValueError):
+    """A record is too short, too unequal or too even for what was asked of it."""
+
+
 class ActivationError(ResonanceLensError, ValueError):
     """A model produced values that cannot be measured: not-a-number or infinite."""
 

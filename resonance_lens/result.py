@@ -85,7 +85,8 @@ class ViewSpec:
         arcs between heads that stand at their layer; a second variable over ``head_a`` colours the heads,
         as communities.
         ``token_values``: variables over ``token``, one series for each, on the text of one prompt: the
-        dataset has its tokens in the coordinate ``token_text`` along ``token``. CircuitsVis, and a static strip.
+        dataset has its tokens in the coordinate ``token_text`` along ``token``. CircuitsVis, with a static
+        twin.
         ``attention_heads``, ``colored_tokens``: CircuitsVis on the run's exhibits, for ``heads``.
     title, says, misleads
         What it is; one sentence on what it shows; one on when it misleads.
