@@ -86,16 +86,19 @@ def run_command(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
     with _quiet_libraries(arguments.verbose):
         from resonance_lens import engine, models
 
-        chosen = engine.choose_analyses(told.analyses, told.parameters)
+        engine.choose_analyses(
+            told.analyses, told.parameters
+        )  # what is misspelt is said before a model loads
         model = models.load_model(told.model, device=told.device, dtype=told.dtype, progress=progress)
         if arguments.plan:
-            plan = engine.plan(model, prompts, chosen, **told.passes())
+            plan = engine.plan(model, prompts, told.analyses, parameters=told.parameters, **told.passes())
         else:
             with _folder(told.out, argv, named=told.named, quiet=arguments.quiet):
                 run = engine.run(
                     model,
                     prompts,
-                    chosen,
+                    told.analyses,
+                    parameters=told.parameters,
                     **told.passes(),
                     seed=told.seed,
                     check=told.check,

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import datetime
+import sys
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +13,7 @@ import torch
 from tqdm import tqdm
 
 from resonance_lens import provenance
-from resonance_lens.batches import Tokenized, make_batches, require_long_enough, token_strings, tokenize
+from resonance_lens.batches import Tokenized, make_batches, require_long_enough, token_strings
 from resonance_lens.claims import with_baselines, with_claims
 from resonance_lens.contract import BASELINE_CONDITIONS, Accumulated, Analysis, Condition
 from resonance_lens.errors import (
@@ -22,11 +22,10 @@ from resonance_lens.errors import (
     ModelError,
     ParameterError,
     PromptError,
-    unknown,
     wrong_parameter,
 )
 from resonance_lens.exhibits import show_heads
-from resonance_lens.facts import Batch, Facts
+from resonance_lens.facts import Batch
 from resonance_lens.features import Features, deal
 from resonance_lens.hooks import ModelAdapter, attach, proof
 from resonance_lens.hooks.adapter import Adapter
@@ -35,12 +34,11 @@ from resonance_lens.methods import findings, methods
 from resonance_lens.observing import layers_of, observe_batch
 from resonance_lens.partial import Partial
 from resonance_lens.plan import Plan, make_plan
-from resonance_lens.prompts import Prompt, prompts_digest, read_prompts
-from resonance_lens.registry import get_analysis
+from resonance_lens.preparing import Wanted, choose_analyses, require_task
+from resonance_lens.prompts import Prompt, prompts_digest
 from resonance_lens.result import Result
 from resonance_lens.runs import Run
 from resonance_lens.stats.streams import stream
-from resonance_lens.tasks import Task
 
 BATCH_TOKENS = 2048
 """Tokens of one pass, padding included, unless the user says otherwise."""
@@ -113,25 +111,25 @@ def run(
         cannot be written.
     """
     started = time.perf_counter()
-    chosen = choose_analyses(analyses, parameters, task=isinstance(prompts, Task))
+    wanted = Wanted.of(analyses, parameters, baselines, prompts)
     if type(batch_tokens) is not int or batch_tokens < 1:
         raise ParameterError(wrong_parameter("run", "batch_tokens", "an integer of at least 1", batch_tokens))
     if padding_side not in ("right", "left"):
         raise ParameterError(wrong_parameter("run", "padding_side", "'right' or 'left'", padding_side))
-    wanted = _baselines(baselines)
-    task = prompts if isinstance(prompts, Task) else None
-    texts = read_prompts(prompts if task is None else task.prompts())
     adapter = attach(_model(model, device, dtype, progress))
     if not adapter.runs:
         raise ModelError("run needs a model; for an ActivationCache call analyze(cache, name).")
-    _require_task(chosen, task)
-    tokenized = tokenize(texts, adapter.facts, adapter.tokenizer, prepend_bos)
-    require_long_enough(tokenized, chosen)
-    layers = layers_of(adapter, chosen)
-    conditions = {a.name: conditions_of(a, adapter.facts, wanted) for a in chosen}
+    ready = wanted.on(adapter, prepend_bos)
+    task, tokenized, chosen, layers = ready.task, ready.prompts, ready.analyses, ready.layers
+    texts = [one.prompt for one in tokenized]
+    conditions = ready.conditions
+    if progress:
+        for name, why in ready.left_out.items():
+            tqdm.write(f"{name} is left out: {why}", file=sys.stderr)
     record = provenance.of_run(
         adapter, texts, tokenized, seed=seed, prepend_bos=prepend_bos, batch_tokens=batch_tokens
     )
+    record["left_out"] = dict(ready.left_out)
     record["conditions"] = {name: [c.name for c in those] for name, those in conditions.items()}
     record["started"] = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     partial = Partial.open(None if out is None else Path(out), record, chosen)
@@ -143,7 +141,6 @@ def run(
     record["baselines_missing"] = missing
     conditions = {name: [c for c in those if c.name not in missing] for name, those in conditions.items()}
     groups = deal([p.category for p in texts])
-    shortest = min(len(one.tokens) for one in tokenized)
     # Batches of what is left to do: a run may be resumed with another batch size.
     batches = make_batches(tokenized, batch_tokens, padding_side, done=partial.done)
 
@@ -164,7 +161,7 @@ def run(
                     layers,
                     groups=groups,
                     seed=seed,
-                    shortest=shortest,
+                    shortest=ready.shortest,
                     condition=condition.name,
                     task=task,
                 )
@@ -243,7 +240,7 @@ def analyze(
     tokenized = [Tokenized(prompt, prompt.tokens or ()) for prompt in prompts]
     require_long_enough(tokenized, [chosen])
     layers = layers_of(adapter, [chosen])
-    _require_task([chosen], None)
+    require_task([chosen], None)
     groups = deal([None] * len(prompts))
     observed = observe_batch(
         adapter, batch, [chosen], layers, groups=groups, seed=seed, shortest=int(batch.lengths.min())
@@ -279,58 +276,9 @@ def plan(
     progress: bool = False,
 ) -> Plan:
     """Return what `run` would do with the same arguments: passes, hooks, memory, files, what it can find."""
-    chosen = choose_analyses(analyses, parameters, task=isinstance(prompts, Task))
-    wanted = _baselines(baselines)
-    task = prompts if isinstance(prompts, Task) else None
-    texts = read_prompts(prompts if task is None else task.prompts())
-    adapter = attach(_model(model, None, None, progress))
-    _require_task(chosen, task)
-    tokenized = tokenize(texts, adapter.facts, adapter.tokenizer, prepend_bos)
-    require_long_enough(tokenized, chosen)
-    layers = layers_of(adapter, chosen)
-    conditions = {a.name: conditions_of(a, adapter.facts, wanted) for a in chosen}
-    return make_plan(adapter.facts, make_batches(tokenized, batch_tokens), chosen, layers, conditions, out)
-
-
-def choose_analyses(
-    analyses: str | Analysis | Iterable[str | Analysis],
-    parameters: Mapping[str, Mapping[str, Any]] | None = None,
-    *,
-    task: bool = False,
-) -> list[Analysis]:
-    """Return instances for names and instances, with their parameters.
-
-    ``all`` are those that can be run on what is given: without a ``task``, those that need none.
-
-    Raises
-    ------
-    AnalysisError
-        If a name is unknown or given twice, or parameters are given for an analysis that is not.
-    ParameterError
-        If a parameter does not exist, or has a value outside its range.
-    """
-    from resonance_lens.registry import catalogue, usable_analyses
-
-    items = [analyses] if isinstance(analyses, str | Analysis) else list(analyses)
-    if items == ["all"]:
-        items = [name for name in usable_analyses() if task or "task" not in get_analysis(name).needs]
-    if not items:
-        raise AnalysisError(f"No analysis was named; there are {', '.join(catalogue())}.")
-    given = dict(parameters or {})
-    chosen = []
-    for item in items:
-        if isinstance(item, str):
-            chosen.append(_with_parameters(get_analysis(item), given.pop(item, {})))
-        else:
-            chosen.append(item)
-    if given:
-        name = next(iter(given))
-        raise AnalysisError(f"Parameters were given for {name!r}, which is not among the analyses to run.")
-    names = [analysis.name for analysis in chosen]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice:
-        raise AnalysisError(f"{twice} was named twice; run it once with each setting.")
-    return chosen
+    wanted = Wanted.of(analyses, parameters, baselines, prompts)
+    ready = wanted.on(attach(_model(model, None, None, progress)), prepend_bos)
+    return make_plan(ready, make_batches(ready.prompts, batch_tokens), out)
 
 
 def conclude(analysis: Analysis, accumulated: Accumulated, record: Mapping[str, Any]) -> Result:
@@ -350,14 +298,6 @@ def conclude(analysis: Analysis, accumulated: Accumulated, record: Mapping[str, 
     )
 
 
-def _with_parameters(cls: type[Analysis], values: Mapping[str, Any]) -> Analysis:
-    known = [field.name for field in dataclasses.fields(cls)]
-    for name in values:
-        if name not in known:
-            raise ParameterError(unknown(f"parameter of {cls.name}", name, known))
-    return cls(**values)
-
-
 def _model(model: Any, device: str | None, dtype: Any, progress: bool) -> Any:
     if isinstance(model, str | Path):
         from resonance_lens.models import load_model
@@ -368,32 +308,6 @@ def _model(model: Any, device: str | None, dtype: Any, progress: bool) -> Any:
             "device and dtype are for a model given by name; move this model yourself, with model.to(...)."
         )
     return model
-
-
-def conditions_of(analysis: Analysis, facts: Facts, baselines: Collection[str]) -> list[Condition]:
-    """Return the conditions that an analysis is run under: its design, and the baselines that it names."""
-    named = [BASELINE_CONDITIONS[name] for name in BASELINE_CONDITIONS if name in analysis.baselines]
-    wanted = [condition for condition in named if condition.name in baselines]
-    return list(dict.fromkeys([*analysis.design(facts).conditions, *wanted]))
-
-
-def _baselines(baselines: Iterable[str] | str) -> list[str]:
-    if baselines == "all":
-        return list(BASELINE_CONDITIONS)
-    names = [baselines] if isinstance(baselines, str) else list(baselines)
-    for name in names:
-        if name not in BASELINE_CONDITIONS:
-            raise ParameterError(unknown("baseline", name, [*BASELINE_CONDITIONS, "all"]))
-    return names
-
-
-def _require_task(analyses: Sequence[Analysis], task: Task | None) -> None:
-    for analysis in analyses:
-        if task is None and "task" in analysis.needs:
-            raise AnalysisError(
-                f"{analysis.name} needs a task, whose inputs are ordered values, in place of prompts: "
-                "see resonance_lens.Task."
-            )
 
 
 def _adapters(

@@ -126,6 +126,7 @@ def run_data(run: Run, folder: Path) -> dict[str, Any]:
         "prompts": record["prompts"],
         "seconds": record.get("seconds"),
         "baselines_missing": dict(record.get("baselines_missing", {})),
+        "left_out": dict(record.get("left_out", {})),
         "analyses": {
             name: {
                 "evidence": run[name].provenance["evidence"],
@@ -165,6 +166,8 @@ def run_text(run: Run, folder: Path) -> str:
         ]
     for baseline, why in record.get("baselines_missing", {}).items():
         lines += ["", f"Without {SAID[baseline]}: {why}"]
+    for name, why in record.get("left_out", {}).items():
+        lines += ["", f"{name} is left out: {why}"]
     where = shlex.quote(str(folder))
     return "\n".join([*lines, "", f"results  {folder}", f"page     resonance-lens report {where}"])
 

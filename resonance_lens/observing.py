@@ -115,7 +115,12 @@ def observe_batch(
         for analysis in ready:
             signals = {site: here.signals[site] for site in analysis.sites}
             at = replace(where, layer=layer, layers=layers[analysis.name])
-            features = analysis.observe(signals, at)
+            try:
+                features = analysis.observe(signals, at)
+            except ActivationError:
+                for each in signals.values():
+                    _require_finite(each)  # which says where
+                raise
             if not _finite(features):
                 for each in signals.values():
                     _require_finite(each)

@@ -8,8 +8,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from resonance_lens.contract import Analysis, Claim, Condition
+from resonance_lens.contract import Analysis, Claim
 from resonance_lens.facts import SITE_AXES, Batch, Facts
+from resonance_lens.preparing import Ready
 from resonance_lens.stats.inference import LEVEL, refusal, smallest_p
 from resonance_lens.stats.power import POWER, detectable_effect
 
@@ -36,6 +37,8 @@ class Plan:
         Names, with the layers that each observes.
     conditions
         For each analysis the passes that each batch takes: ``plain``, and baselines of their own.
+    left_out
+        Of ``all`` analyses those that cannot be made of this model and these prompts, and why.
     claims
         One sentence for each claim: what its family could find with so many prompts, or why nothing.
     files
@@ -50,6 +53,7 @@ class Plan:
     largest_signal_bytes: int
     analyses: Mapping[str, int]
     conditions: Mapping[str, tuple[str, ...]]
+    left_out: Mapping[str, str]
     claims: tuple[str, ...]
     files: tuple[str, ...]
 
@@ -69,21 +73,16 @@ class Plan:
                 f"analysis  {name} at {layers} layers: {', '.join(self.conditions[name])}"
                 for name, layers in self.analyses.items()
             ),
+            *(f"left out  {name}: {why}" for name, why in self.left_out.items()),
             *(f"claim     {claim}" for claim in self.claims),
             *(f"file      {name}" for name in self.files),
         ]
         return "\n".join(lines)
 
 
-def make_plan(
-    facts: Facts,
-    batches: Sequence[Batch],
-    analyses: Sequence[Analysis],
-    layers: Mapping[str, tuple[int, ...]],
-    conditions: Mapping[str, Sequence[Condition]],
-    out: str | Path | None,
-) -> Plan:
+def make_plan(ready: Ready, batches: Sequence[Batch], out: str | Path | None) -> Plan:
     """Return the plan of a run."""
+    facts, analyses, layers, conditions = ready.facts, ready.analyses, ready.layers, ready.conditions
     passes = {condition for those in conditions.values() for condition in those}
     listened = {(layer, site) for a in analyses for layer in layers[a.name] for site in a.sites}
     largest = max(batches, key=lambda batch: batch.tokens.numel())
@@ -106,6 +105,7 @@ def make_plan(
         largest_signal_bytes=signal_bytes,
         analyses={a.name: len(layers[a.name]) for a in analyses},
         conditions={name: tuple(c.name for c in those) for name, those in conditions.items()},
+        left_out=dict(ready.left_out),
         claims=tuple(
             _claim(analysis, claim, facts, len(layers[analysis.name]), n_prompts)
             for analysis in analyses

@@ -777,7 +777,8 @@ WRONG = {
     "report": "The following arguments are required: RUN_DIR; see `resonance-lens report --help`.",
     "run MODEL --prompts empty.txt": "Cannot read prompts from 'empty.txt': the file holds no prompt.",
     "run MODEL --prompts blank.jsonl": "Line 1 of 'blank.jsonl' is empty; .*",
-    "run MODEL --prompts one.jsonl": "Prompt 'prompt-000' has 2 tokens, and attention_entropy needs .*",
+    "run MODEL --prompts one.jsonl --analyses attention_entropy": "Prompt 'prompt-000' has 2 tokens, and "
+    "attention_entropy needs .*",
     "run MODEL --prompts one.jsonl --analyses belief_collapse --no-prepend-bos": "Prompt 'prompt-000' has 1 "
     "token, and belief_collapse needs at least 2; .*",
     "run MODEL --prompts long.txt": "Prompt 'prompt-000' has 41 tokens, and the context of .* holds 32; .*",

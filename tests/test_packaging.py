@@ -91,7 +91,7 @@ ORDER = (
     ("contract", "registry", "plugins"),
     ("labels", "planting", "worlds", "claims", "counts", "methods", "calibration"),
     ("hooks", "analyses"),
-    ("batches", "observing", "partial", "plan", "provenance", "exhibits"),  # the engine's parts
+    ("batches", "observing", "partial", "preparing", "plan", "provenance", "exhibits"),  # the engine's parts
     ("engine", "testbed", "models", "bundled", "loading"),
     ("patching", "drive", "probing", "views"),
     ("trials", "calibrating", "checks", "testing"),  # views of an analysis are checked by making them

@@ -1,4 +1,4 @@
-"""Print the table: ``python -m tests.benchmarks [--tokens 512] [--pairs 15]``.
+"""Print the table: ``python -m tests.benchmarks [--tokens 512] [--pairs 15] [--only TASK ...]``.
 
 Times are ratios to a bare forward pass that runs in the same process just before, so that the machine's
 speed drifts out. Memory is the peak of a process of its own for each task.
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tests.benchmarks.tasks import TASKS, bare
+from tests.benchmarks.tasks import FOUR, TASKS, bare
 
 BASELINE = "bare forward"
 
@@ -30,6 +30,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=512, help="length of the prompt")
     parser.add_argument("--pairs", type=int, default=15, help="timed pairs of each task and the bare pass")
     parser.add_argument("--model", default="smollm2-135m", help="a name for load_model")
+    parser.add_argument("--only", nargs="+", choices=TASKS, metavar="TASK", help="these tasks, not all")
     parser.add_argument("--peak", help=argparse.SUPPRESS)
     parser.add_argument("--prompts", type=int, default=0, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -40,15 +41,17 @@ def main() -> None:
     tokens = sample(model, options.tokens)
     print(f"{options.model}, 1 prompt of {options.tokens} tokens, {torch.get_num_threads()} threads")
     print(f"{'':28}{'ms':>8}{'ratio':>8}   95 % interval")
-    for name, make in TASKS.items():
-        print(row(name, *ratios(bare(model), make(model), tokens, options.pairs)))
+    tasks = options.only or list(TASKS)
+    for name in tasks:
+        print(row(name, *ratios(bare(model), TASKS[name](model), tokens, options.pairs)), flush=True)
     del model
     print("\npeak memory of a process, MiB")
-    base = 0.0
-    for name in TASKS:
+    base = spawn(options, BASELINE)["peak"]
+    for name in tasks:
         found = spawn(options, name)
-        base = base or found["peak"]
         print(f"{name:28}{found['peak']:8.0f}{found['peak'] / base:8.2f}")
+    if options.only:
+        return
     print("\npeak memory of a whole run of the four analyses, prompts of 64 tokens, MiB")
     first = 0.0
     for count in (16, 64, 256):
@@ -123,7 +126,7 @@ def peak(options: argparse.Namespace) -> dict[str, float]:
         text = sample(model, 2048)[0].tolist()
         starts = np.linspace(0, len(text) - 64, options.prompts).astype(int)
         prompts = [text[s : s + 64] for s in starts]
-        run(model, prompts, "all", progress=False, batch_tokens=1024)  # passes of one size, however many
+        run(model, prompts, FOUR, progress=False, batch_tokens=1024)  # passes of one size, however many
     else:
         task, tokens = TASKS[options.peak](model), sample(model, options.tokens)
         for _ in range(3):

@@ -14,6 +14,16 @@ from resonance_lens.hooks import ModelAdapter, attach
 from resonance_lens.observing import layers_of, observe_batch
 
 ATTENTION = ("phase_coherence", "head_sync", "attention_entropy")
+SIGNALS = (
+    "attention_filter",
+    "attention_wavelets",
+    "rope_bands",
+    "token_spectrum",
+    "head_locking",
+    "hilbert_phase",
+    "zipf_wave_interference",
+)
+FOUR = (*ATTENTION, "belief_collapse")
 Task = Callable[[torch.Tensor], object]
 
 
@@ -83,14 +93,18 @@ def by_hand(model: Any) -> Task:
     return run
 
 
+def alone(name: str) -> Callable[[Any], Task]:
+    """Return the task of one analysis."""
+    return lambda model: engine(model, (name,))
+
+
 TASKS: dict[str, Callable[[Any], Task]] = {
     "bare forward": bare,
     "bare forward with logits": with_logits,
     "three attention analyses": lambda model: engine(model, ATTENTION),
-    "phase_coherence": lambda model: engine(model, ("phase_coherence",)),
-    "head_sync": lambda model: engine(model, ("head_sync",)),
-    "attention_entropy": lambda model: engine(model, ("attention_entropy",)),
-    "belief_collapse": lambda model: engine(model, ("belief_collapse",)),
-    "all four analyses": lambda model: engine(model, (*ATTENTION, "belief_collapse")),
+    **{name: alone(name) for name in FOUR},
+    "all four analyses": lambda model: engine(model, FOUR),
+    "signals along tokens": lambda model: engine(model, SIGNALS),
+    **{name: alone(name) for name in (*SIGNALS, "complexity")},
     "run_with_cache and numpy": by_hand,
 }
