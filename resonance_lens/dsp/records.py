@@ -156,7 +156,7 @@ class Records:
         """Return ``[*shape, ...]``: a function of records of one length whose result has one shape."""
         if self.equal:
             made = function(self.rows[:, : int(self.lengths[0])])
-            return made.reshape(*self.shape, *made.shape[1:])
+            return made.reshape((*self.shape, *made.shape[1:]))
         out: Tensor | None = None
         for which, values in self.by_length():
             made = function(values)
@@ -164,7 +164,17 @@ class Records:
                 out = made.new_zeros((len(self.rows), *made.shape[1:]))
             out[which] = made
         assert out is not None
-        return out.reshape(*self.shape, *out.shape[1:])
+        return out.reshape((*self.shape, *out.shape[1:]))
+
+
+def real_records(
+    x: Signal | Tensor, dim: str | int, operation: str, lengths: Tensor | None = None
+) -> Records:
+    """Return `Records.of` the same; raise `RecordError` if the numbers are complex."""
+    records = Records.of(x, dim, operation, lengths=lengths)
+    if records.rows.is_complex():
+        raise RecordError(f"{_begin(operation)} needs real numbers; got {records.rows.dtype}.")
+    return records
 
 
 def like(x: Signal | Tensor, dim: str | int, values: Tensor) -> Signal | Tensor:

@@ -12,8 +12,14 @@ from scipy import stats as scipy_stats
 
 from resonance_lens.dsp.circular import (
     circular_deviation,
+    circular_dispersion,
+    circular_mean,
     expected_resultant,
+    mean_phasor,
+    metastability,
+    order_parameter,
     pairwise_phase_consistency,
+    rayleigh_p,
     resultant_length,
     unit_phasors,
 )
@@ -119,3 +125,90 @@ def test_what_cancels_has_no_direction() -> None:
 
 def test_not_a_number_is_not_taken_for_no_direction() -> None:
     assert unit_phasors(torch.tensor([complex("nan")])).isnan().all()
+
+
+# ------------------------------------------------------------------ weighted means, tests, order over heads
+
+
+def test_weighted_means_are_those_of_astropy() -> None:
+    from astropy.stats import circstats
+
+    rng = np.random.default_rng(0)
+    angles, weights = rng.vonmises(1.0, 1.2, (5, 40)), rng.uniform(0, 3, (5, 40))
+    units = directions(angles)
+    found = circular_mean(units, 1, torch.from_numpy(weights))
+    np.testing.assert_allclose(found, circstats.circmean(angles, axis=1, weights=weights), atol=1e-12)
+    np.testing.assert_allclose(circular_mean(units, 1), circstats.circmean(angles, axis=1), atol=1e-12)
+    plain = scipy_stats.circmean(angles, axis=1, low=-np.pi, high=np.pi)
+    np.testing.assert_allclose(circular_mean(units, 1), plain, atol=1e-12)
+    length = 1 - circstats.circvar(angles, axis=1, weights=weights)
+    np.testing.assert_allclose(order_parameter(units, 1, torch.from_numpy(weights)), length, atol=1e-12)
+
+
+def test_what_has_no_weight_is_not_there() -> None:
+    units = directions(np.random.default_rng(1).uniform(0, 6, (3, 7)))
+    there = torch.tensor([True, False, True, True, False, False, True])
+    torch.testing.assert_close(mean_phasor(units, 1, there), units[:, there].mean(1))
+    assert mean_phasor(units, 1, torch.zeros(7)).abs().max() == 0
+    assert bool(circular_mean(units, 1, torch.zeros(7)).isnan().all())
+
+
+def test_opposite_directions_have_no_mean_and_no_dispersion() -> None:
+    units = directions([0.3, 0.3 + np.pi])
+    assert bool(circular_mean(units, 0).isnan()) and bool(circular_dispersion(units, 0).isnan())
+
+
+@given(st.lists(st.floats(0, 1.4), min_size=2, max_size=9), st.floats(-7, 7))
+def test_dispersion_is_that_of_fisher_and_does_not_turn(angles: list[float], turn: float) -> None:
+    at = np.asarray(angles)
+    mean = np.exp(1j * at).mean()
+    doubled = np.cos(2 * (at - np.angle(mean))).mean()
+    expected = (1 - doubled) / (2 * abs(mean) ** 2)
+    found = circular_dispersion(directions(at + turn), 0)
+    assert float(found) == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize("kappa", [1.0, 2.0, 5.0])
+def test_dispersion_of_a_von_mises_distribution(kappa: float) -> None:
+    angles = np.random.default_rng(2).vonmises(0.5, kappa, 400_000)
+    concentration = special.iv(1, kappa) / special.iv(0, kappa)
+    assert float(circular_dispersion(directions(angles), 0)) == pytest.approx(
+        1 / (kappa * concentration), rel=0.02
+    )
+
+
+@pytest.mark.parametrize("n", [10, 20, 50, 200])
+def test_rayleigh_p_is_how_often_chance_gives_as_much(n: int) -> None:
+    angles = np.random.default_rng(n).uniform(0, 2 * np.pi, (40_000, n))
+    p = rayleigh_p(resultant_length(directions(angles), 1), n).numpy()
+    for level in (0.01, 0.05, 0.3):
+        assert abs((p <= level).mean() - level) < 4 * np.sqrt(level / 40_000) + 1e-3
+    assert float(rayleigh_p(torch.tensor(0.0), n)) == pytest.approx(1, abs=1e-12)
+
+
+def test_rayleigh_p_is_near_the_other_approximation() -> None:
+    from astropy.stats import circstats
+
+    angles = np.random.default_rng(0).vonmises(0, 0.4, (20, 40))  # from 50 on astropy leaves corrections out
+    found = rayleigh_p(resultant_length(directions(angles), 1), 40)
+    theirs = [circstats.rayleightest(row) for row in angles]
+    np.testing.assert_allclose(found, theirs, atol=5e-4)
+
+
+def test_metastability_is_the_standard_deviation_and_that_of_independent_heads() -> None:
+    rng = np.random.default_rng(0)
+    units = directions(rng.uniform(0, 2 * np.pi, (9, 200_000)))
+    order = order_parameter(units, 0)
+    found = float(metastability(order, 0))
+    assert found == pytest.approx(float(order.numpy().std()), abs=1e-12)
+    assert found == pytest.approx(np.sqrt(1 / 9 - expected_resultant(9) ** 2), rel=0.01)
+    rows = torch.from_numpy(rng.uniform(0, 1, (3, 8)))
+    there = torch.arange(8) < torch.tensor([8, 5, 2])[:, None]
+    by_row = [row[:n].numpy().std() for row, n in zip(rows, (8, 5, 2), strict=True)]
+    np.testing.assert_allclose(metastability(rows, 1, there), by_row, atol=1e-12)
+    assert bool(metastability(rows, 1, there & False).isnan().all())
+
+
+def test_the_levels_of_chance_that_science_states() -> None:
+    for n, level in ((4, 0.4498), (9, 0.2975), (20, 0.1988), (50, 0.1255), (200, 0.0627)):
+        assert expected_resultant(n) == pytest.approx(level, abs=6e-5)

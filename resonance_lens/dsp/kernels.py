@@ -1,0 +1,276 @@
+"""Attention as a filter along tokens: sums over equal lags, the kernel they fit, and its frequency response.
+
+At lag ``d = i - j`` (query minus key) a head that looks at places alone has a kernel ``k(d) >= 0``, a causal
+filter. A query sees some lags only, so its row is the kernel cut off at its window and divided by what is
+left: data that are truncated on the right, for which the kernel of greatest likelihood has a closed form.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import torch
+from torch import Tensor
+
+from resonance_lens.dsp.attention import Window
+from resonance_lens.dsp.records import Records
+from resonance_lens.signal import Signal
+
+QUERIES_AT_ONCE = 32
+EXACT_LAGS = 32
+"""Lags below this have a bin each."""
+
+BINS_PER_OCTAVE = 6
+"""Of the lags above."""
+
+SMALLEST_GAIN = 0.05
+"""Relative to the gain at frequency zero: where a response is smaller, its delay is not looked at."""
+
+FINE_FREQUENCIES = 2049
+"""Steps from frequency zero to one half in which a half-power frequency is looked for."""
+
+
+# ------------------------------------------------------------------------------------ sums by lag
+
+
+def lag_sums(pattern: Signal, weights: Tensor) -> Tensor:
+    """Return the weighted sum over queries of the attention at each lag, the prompt's first key left out.
+
+    ``S(d) = sum_i w_i A_(i, i-d)`` over ``i - d >= 1``. Every weight below the diagonal is read once. Seen
+    with one more than the length of a row between rows, a block of queries has equal lags in its columns, and
+    their sum is a product of matrices. What lies further back than the block's first query lets this be is a
+    small triangle, copied and summed apart: so the first key, which may hold a thousand times what is left,
+    is never added and taken away again.
+
+    Parameters
+    ----------
+    pattern
+        Axes ``batch, head, query, key``, causal.
+    weights
+        ``[batch, head, query]``.
+
+    Returns
+    -------
+    Tensor
+        ``[batch, head, lag]``, as many lags as queries.
+    """
+    values = pattern.values.contiguous()
+    n_batch, n_heads, n, _ = values.shape
+    heads, step = n_batch * n_heads, QUERIES_AT_ONCE
+    flat, weights = values.view(heads, n, n), weights.reshape(heads, n)
+    backwards = values.new_zeros(heads, n)  # the largest lag first, as keys come
+    for begin in range(step, n, step):
+        size = min(step, n - begin)
+        # Query i of the block from key i - begin + 1 on: lags begin - 1 down to 0, all of them visible.
+        start = flat.storage_offset() + begin * n + 1
+        block = flat.as_strided((heads, size, begin), (n * n, n + 1, 1), start)
+        backwards[:, n - begin :] += torch.bmm(weights[:, None, begin : begin + size], block)[:, 0]
+    sums = backwards.flip(-1)
+    whole = n // step * step
+    for begin, size, blocks in ((0, step, n // step), (whole, n - whole, 1)):
+        if size and blocks:
+            start = flat.storage_offset() + begin * n
+            corners = flat.as_strided((heads, blocks, size, size), (n * n, size * n, n, 1), start)
+            part = slice(begin, begin + blocks * size)
+            sums[:, part] += _corner_sums(corners, weights[:, part].unflatten(1, (blocks, size))).flatten(1)
+    return sums.view(n_batch, n_heads, n)
+
+
+def _corner_sums(corners: Tensor, weights: Tensor) -> Tensor:
+    """Return ``[head, block, size]``: the sums over ``i - j`` of the lower triangles, column 0 left out."""
+    size = corners.shape[-1]
+    lower = corners * _triangle(size, corners.dtype, corners.device)
+    padded = torch.nn.functional.pad(lower.flatten(2), (size - 1, 0))
+    # Outside of the triangle this reads what is zero by now, or the padding.
+    strides = (*padded.stride()[:2], size + 1, 1)
+    skewed = padded.as_strided((*padded.shape[:2], size, size), strides)
+    return (skewed * weights[..., None]).sum(-2).flip(-1)
+
+
+@functools.lru_cache(maxsize=8)
+def _triangle(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    lower = torch.ones(size, size, dtype=dtype, device=device).tril()
+    lower[:, 0] = 0.0
+    return lower
+
+
+# ------------------------------------------------------------------------------------- bins of lags
+
+
+@functools.lru_cache(maxsize=8)
+def lag_edges(max_lag: int) -> tuple[int, ...]:
+    """Return where bins of lags begin, and ``max_lag``, where the last one ends.
+
+    Each lag below `EXACT_LAGS` has a bin of its own; above, there are `BINS_PER_OCTAVE` to an octave, because
+    long lags are seen by few queries.
+    """
+    octaves = math.log2(max(max_lag / EXACT_LAGS, 1.0))
+    steps = range(int(octaves * BINS_PER_OCTAVE) + 1)
+    above = [round(EXACT_LAGS * 2 ** (step / BINS_PER_OCTAVE)) for step in steps]
+    return (*range(min(EXACT_LAGS, max_lag)), *(edge for edge in above if edge < max_lag), max_lag)
+
+
+def oldest_keys(pattern: Signal, seen: Window, counts: Tensor) -> Tensor:
+    """Return the weight of each row on the oldest keys of its window, the prompt's first left out.
+
+    Parameters
+    ----------
+    pattern
+        Axes ``batch, head, query, key``.
+    seen
+        The window of every query.
+    counts
+        Integers ``[row, query]``: how many of the oldest.
+
+    Returns
+    -------
+    Tensor
+        ``[batch, head, query]``.
+    """
+    oldest = seen.start + seen.holds_first.long()  # [row, query]
+    lows, highs = (tuple(map(tuple, ends.tolist())) for ends in (oldest, oldest + counts))
+    values = pattern.values
+    pieces = [
+        (values[:, :, queries, keys] * wanted).sum(-1)
+        for queries, keys, wanted in _spans(lows, highs, values.dtype, values.device)
+    ]
+    return torch.cat(pieces, dim=-1)
+
+
+Ends = tuple[tuple[int, ...], ...]
+
+
+@functools.lru_cache(maxsize=4)
+def _spans(
+    lows: Ends, highs: Ends, dtype: torch.dtype, device: torch.device
+) -> list[tuple[slice, slice, Tensor]]:
+    """Return blocks of queries, the keys that any of them wants, and which wants which.
+
+    All layers of a batch ask for the same.
+    """
+    low, high = torch.tensor(lows, device=device), torch.tensor(highs, device=device)  # [row, query]
+    found = []
+    for begin in range(0, low.shape[1], 4 * QUERIES_AT_ONCE):
+        part = slice(begin, begin + 4 * QUERIES_AT_ONCE)
+        first, last = int(low[:, part].min()), int(high[:, part].max())
+        key = torch.arange(first, max(first, last), device=device)
+        wanted = (key >= low[:, part, None]) & (key < high[:, part, None])  # [row, query, key]
+        found.append((part, slice(first, first + len(key)), wanted[:, None].to(dtype)))
+    return found
+
+
+# ------------------------------------------------------------------------------------- the kernel
+
+
+def lag_hazard(mass: Tensor, held: Tensor, edges: Tensor, *, pseudo: float = 0.0) -> Tensor:
+    """Return the share of each lag (or bin) in all that is at this lag or a smaller one.
+
+    Row i holds weights ``a_i(d)`` at the lags ``d < n_i`` of its window. If they are a kernel cut off at the
+    window, ``k(d) / F(n_i - 1)`` with ``F(m) = sum of k(d) over d <= m``, their likelihood ``prod_i prod_d
+    (k(d) / F(n_i - 1))^a_i(d)`` is ``prod_d h(d)^D(d) (1 - h(d))^(R(d) - D(d))`` with the share
+    ``h(d) = k(d) / F(d)``, ``D(d)`` the sum of ``a_i(d)`` and ``R(d)`` the sum of what rows that see lag d
+    hold at d and below. So ``h = D / R`` (Lynden-Bell 1971; Woodroofe 1985), one lag at a time.
+
+    Parameters
+    ----------
+    mass
+        D: ``[..., lag]``.
+    held
+        ``[..., lag]``: the sum, over the rows that see this lag and none beyond, of what they hold in all.
+    edges
+        ``[lag + 1]``: where the lags, or bins of lags, begin, and where the last one ends.
+    pseudo
+        So many rows of uniform attention are added at each lag; with them no share is 0 or 1, but at lag 0.
+
+    Returns
+    -------
+    Tensor
+        Shares in ``[0, 1]``, 1 at the smallest lag; that of uniform attention where nothing is known.
+    """
+    reach = held.flip(-1).cumsum(-1).flip(-1)
+    beyond = mass.flip(-1).cumsum(-1).flip(-1) - mass
+    below = (reach - beyond).clamp_min(0)  # R
+    even = uniform_hazard(edges).to(mass)
+    mass = torch.minimum(mass.clamp_min(0), below)
+    total = below + pseudo
+    share = torch.where(total > 0, (mass + pseudo * even) / total.clamp_min(1e-300), even)
+    return torch.cat([torch.ones_like(share[..., :1]), share[..., 1:]], dim=-1)
+
+
+def uniform_hazard(edges: Tensor) -> Tensor:
+    """Return the share of each bin of lags in itself and the smaller ones, for uniform attention."""
+    return edges.diff() / edges[1:]
+
+
+def kernel_from(hazard: Tensor) -> Tensor:
+    """Return the kernel ``[..., lag]`` with sum 1 whose shares are given; see `lag_hazard`."""
+    later = (1 - hazard).flip(-1).cumprod(-1).flip(-1)  # of this lag and the larger ones
+    beyond = torch.cat([later[..., 1:], torch.ones_like(later[..., :1])], dim=-1)
+    return hazard * beyond
+
+
+# ------------------------------------------------------------------------------ frequency response
+
+
+def response(kernel: Signal | Tensor, dim: str | int, frequencies: Tensor) -> Tensor:
+    """Return ``H(f) = sum_d k(d) exp(-2 pi i f d)``, complex, frequencies last.
+
+    Parameters
+    ----------
+    kernel
+        Weights by lag, from lag 0 on. Where they are at least 0, ``abs(H(f)) <= H(0)``.
+    dim
+        The axis of lags: its name for a signal, its number for a tensor.
+    frequencies
+        In cycles per token.
+
+    Raises
+    ------
+    AxisError
+        If the axis has no order.
+    """
+    records = Records.of(kernel, dim, "a frequency response")
+    waves = _waves(records.rows.shape[1], frequencies.to(records.rows.device))
+    return (records.rows.to(waves.dtype) @ waves).reshape(*records.shape, -1)
+
+
+def group_delay(kernel: Signal | Tensor, dim: str | int, frequencies: Tensor) -> Tensor:
+    """Return ``Re[(sum_d d k(d) exp(-2 pi i f d)) / H(f)]`` in tokens, frequencies last.
+
+    At frequency 0 it is the mean lag. Not-a-number where ``abs(H(f))`` is below `SMALLEST_GAIN` of ``H(0)``:
+    a response that is nearly zero has no phase. Parameters and errors are those of `response`.
+    """
+    records = Records.of(kernel, dim, "a group delay")
+    waves = _waves(records.rows.shape[1], frequencies.to(records.rows.device))
+    rows = records.rows.to(waves.dtype)
+    lags = torch.arange(rows.shape[1], device=rows.device)
+    h = rows @ waves
+    total = rows.abs().sum(-1, keepdim=True)
+    large = (h.abs() >= SMALLEST_GAIN * total) & (total > 0)
+    delay = ((rows * lags) @ waves / torch.where(large, h, 1.0)).real
+    return torch.where(large, delay, torch.nan).reshape(*records.shape, -1)
+
+
+def half_power_frequency(kernel: Signal | Tensor, dim: str | int) -> Tensor:
+    """Return the lowest frequency at which the gain has fallen to ``H(0) / sqrt(2)``, in cycles per token.
+
+    Looked for in steps of 1/4096 and interpolated between them. Not-a-number where it never falls so low, as
+    for a pure delay, or where the kernel is zero.
+    """
+    frequencies = torch.linspace(0, 0.5, FINE_FREQUENCIES, dtype=torch.float64)
+    power = response(kernel, dim, frequencies).abs() ** 2
+    level = power[..., :1] / 2
+    low = (power < level) & (level > 0)
+    at = low.to(torch.int8).argmax(-1, keepdim=True).clamp_min(1)
+    before, after = power.gather(-1, at - 1), power.gather(-1, at)
+    part = (before - level) / torch.where(before > after, before - after, 1.0)
+    found = (at - 1 + part) * (0.5 / (FINE_FREQUENCIES - 1))
+    return torch.where(low.any(-1, keepdim=True), found, torch.nan).squeeze(-1)
+
+
+def _waves(n_lags: int, frequencies: Tensor) -> Tensor:
+    """Return ``exp(-2 pi i f d)``, ``[lag, frequency]``."""
+    lags = torch.arange(n_lags, device=frequencies.device, dtype=torch.float64)
+    angle = -2 * math.pi * lags[:, None] * frequencies.double()
+    return torch.polar(torch.ones_like(angle), angle)
