@@ -97,6 +97,19 @@ class ActivationCacheAdapter(Adapter):
         """Return logits through the final norm and unembedding of the model that was cached."""
         return self.owner.readout(residual)
 
+    def token_rarity(self, corpus: str, tokens: Tensor) -> Tensor:
+        """Return how rare the tokens of the cached pass are; see `Adapter.token_rarity`."""
+        if not bool(tokens.any()):
+            raise AdapterError(
+                "A cache does not hold the ids of its tokens; give them to analyze as tokens=, those of the "
+                "cached pass."
+            )
+        return super().token_rarity(corpus, tokens)
+
+    def ov_alignment(self, layer: int) -> Tensor:
+        """Return the cosines between what the heads of the model that was cached write."""
+        return self.owner.ov_alignment(layer)
+
     def _sources(self, site: str, layer: int) -> tuple[str, ...]:
         # What a host caches as logits differs between hosts; the last residual does not.
         site = "resid_post" if site == "logits" else site

@@ -14,12 +14,14 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from resonance_lens.errors import AdapterError, unknown
 from resonance_lens.facts import SITE_AXES, Batch, Facts
 from resonance_lens.signal import Signal
+from resonance_lens.token_counts import token_rarity
 
 Wanted = Mapping[int, Collection[str]]
 """Sites wanted at each layer."""
@@ -103,17 +105,20 @@ class Adapter(abc.ABC):
             f"{self.facts.model_name} ({self.facts.host}) does not give the weights of its heads."
         )
 
-    def token_counts(self, corpus: str) -> Tensor:
-        """Return how often each token occurs in a corpus, ``[d_vocab]``.
+    def token_rarity(self, corpus: str, tokens: Tensor) -> Tensor:
+        """Return how rare each of the tokens ``[batch, token]`` is by a corpus: see `Where`.
 
         Raises
         ------
         AdapterError
             If the host has no tokenizer to count with.
         """
-        raise AdapterError(
-            f"{self.facts.model_name} ({self.facts.host}) has no tokenizer to count tokens with."
-        )
+        if self.tokenizer is None:
+            raise AdapterError(
+                f"{self.facts.model_name} ({self.facts.host}) has no tokenizer to count tokens with; set "
+                "model.tokenizer, or leave out what asks how rare tokens are."
+            )
+        return torch.from_numpy(np.stack(token_rarity(self.tokenizer, corpus, tokens.tolist())))
 
     def layers(self, sites: Collection[str]) -> tuple[int, ...]:
         """Return the layers that serve every one of ``sites``.
@@ -189,6 +194,7 @@ class ModelAdapter(Adapter):
         self.tokenizer = getattr(model, "tokenizer", None)
         self.facts = self.read_facts(model)
         self._firing: frozenset[str] | None = None
+        self._ov_alignment: dict[int, Tensor] = {}
 
     @staticmethod
     @abc.abstractmethod
@@ -250,8 +256,8 @@ class ModelAdapter(Adapter):
             )
         if site in ("rot_q", "rot_k") and facts.rotary_dims is None:
             return (
-                f"{facts.model_name} has no {site!r}: its positions are {facts.positions}, not rotary; "
-                f"use {site[-1]!r} instead."
+                f"{facts.model_name} has no {site!r}: its positions are {facts.positions}, not rotary, so "
+                "its queries and keys do not turn; use 'q' and 'k' instead."
             )
         return (
             f"{facts.model_name} does not serve {site!r} at layer {layer}: on this host "
@@ -304,6 +310,28 @@ class ModelAdapter(Adapter):
     def cap(self, logits: Tensor) -> Tensor:
         """Apply the soft cap or scale that the model puts on its logits, if it has one."""
         return logits
+
+    def ov_alignment(self, layer: int) -> Tensor:
+        """Return the cosines between what heads write for what they read; see `Adapter.ov_alignment`.
+
+        The inner product of two of the matrices is the sum over the entries of two small ones,
+        ``W_V^T W_V'`` times ``W_O W_O'^T``, so that no matrix as wide as the residual stream is made. They
+        are the weights as the host has them: a norm before them that is not folded in is not in them. What
+        a layer has is worked out once.
+        """
+        if layer not in self._ov_alignment:
+            attn = self.model.blocks[layer].attn
+            try:
+                # A HookedTransformer repeats the values that query heads share; kept apart they are fewer.
+                read = attn._W_V if hasattr(attn, "_W_V") else attn.W_V
+                write = attn.W_O
+            except (AttributeError, NotImplementedError, RuntimeError, ValueError) as error:
+                raise AdapterError(
+                    f"{self.facts.model_name} ({self.facts.host}) does not give the weights of the heads of "
+                    f"layer {layer}: {error}"
+                ) from error
+            self._ov_alignment[layer] = _alignment(_full(read.detach()), _full(write.detach()))
+        return self._ov_alignment[layer]
 
     def _listeners(self, site: str, layer: int, batch: Batch, receive: Receive) -> list[Hook]:
         """Return hooks that make a signal of a site once all its sources have fired."""
@@ -379,6 +407,22 @@ class ModelAdapter(Adapter):
         finally:
             for module in training:
                 module.training = True
+
+
+def _alignment(read: Tensor, write: Tensor) -> Tensor:
+    """Return the cosines ``[head, head]`` between products of ``[kv_head, d_model, d_head]`` and
+    ``[head, d_head, d_model]``; a head whose product is zero has none with any."""
+    n_heads, d_head, _ = write.shape
+    shared = n_heads // len(read)
+    columns = read.permute(1, 0, 2).flatten(1)  # [d_model, kv_head * d_head]
+    of_read = (columns.T @ columns).unflatten(0, (-1, d_head)).unflatten(-1, (-1, d_head))
+    of_read = of_read.repeat_interleave(shared, 0).repeat_interleave(shared, 2)
+    rows = write.flatten(0, 1)  # [head * d_head, d_model]
+    of_write = (rows @ rows.T).unflatten(0, (-1, d_head)).unflatten(-1, (-1, d_head))
+    inner = (of_read * of_write).sum((1, 3), dtype=torch.float64)  # [head, head]
+    size = inner.diagonal().clamp_min(0).sqrt()
+    cosines: Tensor = inner / (size[:, None] * size).clamp_min(torch.finfo(torch.float64).tiny)
+    return cosines
 
 
 def _full(values: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from resonance_lens.facts import Facts
 from resonance_lens.hooks.adapter import ModelAdapter
+from resonance_lens.hooks.rotary import of_hooked_transformer
 
 
 class HookedTransformerAdapter(ModelAdapter):
@@ -26,6 +27,8 @@ class HookedTransformerAdapter(ModelAdapter):
         rotary = cfg.positional_embedding_type == "rotary"
         n_layers, n_heads = int(cfg.n_layers), int(cfg.n_heads)
         kinds = cfg.attn_types if cfg.use_local_attn else ["global"] * n_layers
+        base, dims = float(cfg.rotary_base), int(cfg.rotary_dim or cfg.d_head)
+        pairs, frequencies = of_hooked_transformer(model, dims, base) if rotary else (None, None)
         folded = str(cfg.normalization_type or "none")
         return Facts(
             host="hooked_transformer",
@@ -40,8 +43,10 @@ class HookedTransformerAdapter(ModelAdapter):
             causal=cfg.attention_dir == "causal",
             sliding_windows=tuple(int(cfg.window_size) if kind == "local" else None for kind in kinds),
             positions=str(cfg.positional_embedding_type),
-            rotary_base=float(cfg.rotary_base) if rotary else None,
-            rotary_dims=int(cfg.rotary_dim or cfg.d_head) if rotary else None,
+            rotary_base=base if rotary else None,
+            rotary_dims=dims if rotary else None,
+            rotary_pairs=pairs,
+            rotary_frequencies=frequencies,
             parallel=bool(cfg.parallel_attn_mlp),
             normalization=folded.removesuffix("Pre"),
             prepends_bos=bool(cfg.default_prepend_bos),

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from resonance_lens.facts import Facts
 from resonance_lens.hooks.adapter import ModelAdapter
+from resonance_lens.hooks.rotary import of_bridge
 
 
 class TransformerBridgeAdapter(ModelAdapter):
@@ -44,6 +45,9 @@ class TransformerBridgeAdapter(ModelAdapter):
             config = config.get_text_config()
         rotary = cfg.positional_embedding_type == "rotary"
         base, fraction = _rotary(config)
+        base = base or float(cfg.rotary_base)
+        dims = int(cfg.rotary_dim or int(cfg.d_head * fraction))
+        pairs, frequencies = of_bridge(model, dims, base) if rotary else (None, None)
         n_heads = int(cfg.n_heads)
         return Facts(
             host="transformer_bridge",
@@ -58,8 +62,10 @@ class TransformerBridgeAdapter(ModelAdapter):
             causal=cfg.attention_dir == "causal",
             sliding_windows=_sliding_windows(config, int(cfg.n_layers)),
             positions=str(cfg.positional_embedding_type),
-            rotary_base=(base or float(cfg.rotary_base)) if rotary else None,
-            rotary_dims=int(cfg.rotary_dim or int(cfg.d_head * fraction)) if rotary else None,
+            rotary_base=base if rotary else None,
+            rotary_dims=dims if rotary else None,
+            rotary_pairs=pairs,
+            rotary_frequencies=frequencies,
             parallel=bool(cfg.parallel_attn_mlp),
             normalization=str(cfg.normalization_type),
             prepends_bos=bool(cfg.default_prepend_bos),

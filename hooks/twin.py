@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
+import math
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,6 +25,9 @@ from resonance_lens.hooks.hooked_transformer import HookedTransformerAdapter
 from resonance_lens.hooks.transformer_bridge import TransformerBridgeAdapter
 
 TIED = 0.99
+HALF_PRECISION = 2**-7
+"""Relative: what a model in bfloat16 may have lost of its rotary frequencies, and its twin not."""
+
 N_TOKENS = 4096
 
 
@@ -97,13 +101,21 @@ def random_twin(adapter: Adapter, seed: int) -> ModelAdapter:
             )
     twin = type(adapter)(model)
     found, wanted = (asdict(replace(each.facts, model_name="")) for each in (twin, adapter))
-    differing = [name for name in wanted if found[name] != wanted[name]]
+    differing = [name for name in wanted if not _alike(found[name], wanted[name])]
     if differing:
         raise AdapterError(
             f"{facts.model_name} has no random-weight twin: made anew from its config, it differs in "
             f"{', '.join(differing)}; leave this baseline out."
         )
     return twin
+
+
+def _alike(one: object, other: object) -> bool:
+    """Return whether two facts are the same; numbers of a tuple up to `HALF_PRECISION`."""
+    if isinstance(one, tuple) and isinstance(other, tuple) and one and isinstance(one[0], float):
+        pairs = zip(one, other, strict=False)
+        return len(one) == len(other) and all(math.isclose(a, b, rel_tol=HALF_PRECISION) for a, b in pairs)
+    return one == other
 
 
 def _make_of(adapter: Adapter) -> Callable[[Any], Any] | None:

@@ -177,8 +177,7 @@ def stale(analysis: Analysis, record: Calibration, trials: int = 5) -> str:
 
 def _seen(analysis: Analysis, planted: Planted, seed: int) -> Accumulated:
     adapter = PlantedAdapter(planted)
-    rows = [[0] * int(length) for length in planted.lengths]
-    (features,) = observe(analysis, adapter, rows)
+    (features,) = observe(analysis, adapter, adapter.tokens())
     return accumulated(analysis, adapter, features, seed=seed)
 
 

@@ -35,6 +35,7 @@ NEEDS: dict[str, str] = {
     "forward": "a model that can be run, not only a cache of one pass",
     "second_model": "a second model to compare with",
     "task": "a task with right answers",
+    "tokenizer": "a tokenizer, to count tokens with",
     "weights": "the model's weights",
     "gradients": "gradients",
 }
@@ -47,6 +48,7 @@ def parameter(
     choices: tuple[Any, ...] | None = None,
     minimum: float | None = None,
     maximum: float | None = None,
+    files: tuple[str, ...] = (),
 ) -> Any:
     """Declare a parameter of an analysis: a dataclass field with a default, a range and a meaning.
 
@@ -60,10 +62,12 @@ def parameter(
         The values allowed, for a parameter that is a choice.
     minimum, maximum
         Bounds, both included, for a number.
+    files
+        Endings of the names of files that are allowed besides the choices.
     """
     return dataclasses.field(
         default=default,
-        metadata={"help": help, "choices": choices, "minimum": minimum, "maximum": maximum},
+        metadata={"help": help, "choices": choices, "minimum": minimum, "maximum": maximum, "files": files},
     )
 
 
@@ -74,7 +78,10 @@ def _outside(value: Any, field: dataclasses.Field[Any]) -> str | None:
         return None
     if about["choices"] is not None:
         choices = ", ".join(repr(choice) for choice in about["choices"])
-        return None if value in about["choices"] else f"one of {choices}"
+        files = about.get("files", ())
+        if value in about["choices"] or (files and isinstance(value, str) and value.endswith(files)):
+            return None
+        return f"one of {choices}" + (f", or a file ending in {' or '.join(files)}" if files else "")
     kind = type(field.default)
     if kind is float and type(value) is int:
         value = float(value)
@@ -202,8 +209,10 @@ class Where:
     ov_alignment
         Returns, for a layer, the cosines ``[head, head]`` between what its heads write for what they read:
         between the matrices ``W_V W_O``, as one vector each. -1: they write opposite things.
-    token_counts
-        Returns, for the name of a corpus, how often each token of the vocabulary occurs in it, ``[d_vocab]``.
+    token_rarity
+        Returns, for the name of a corpus and ids ``[batch, token]``, how rare the tokens are, in double
+        precision: their place on the scale of the logarithm of their frequency rank, 0 the commonest and 1
+        the rarest; not-a-number where there is none. See `resonance_lens.token_counts`.
     task
         What the prompts stand for, where they are a `Task`.
     """
@@ -220,7 +229,7 @@ class Where:
     shortest: int
     readout: Callable[[Tensor], Tensor]
     ov_alignment: Callable[[int], Tensor]
-    token_counts: Callable[[str], Tensor]
+    token_rarity: Callable[[str, Tensor], Tensor]
     task: Task | None = None
 
 
@@ -293,7 +302,7 @@ class Planted:
         Of the model that is imagined around them.
     expect
         Called with the result; raises `AssertionError` with a sentence if the answer is wrong.
-    readout, ov_alignment, token_counts, task
+    readout, ov_alignment, token_rarity, task
         As in `Where`, where the analysis needs one.
     tokens
         Ids ``[batch, token]``, where the analysis looks at them; else they are drawn at random.
@@ -307,7 +316,7 @@ class Planted:
     expect: Callable[[xr.Dataset], None]
     readout: Callable[[Tensor], Tensor] | None = None
     ov_alignment: Callable[[int], Tensor] | None = None
-    token_counts: Callable[[str], Tensor] | None = None
+    token_rarity: Callable[[str, Tensor], Tensor] | None = None
     tokens: Tensor | None = None
     task: Task | None = None
     truth: Mapping[str, np.ndarray[Any, np.dtype[np.bool_]]] = dataclasses.field(default_factory=dict)

@@ -31,7 +31,7 @@ from resonance_lens.hooks import ModelAdapter, attach, proof
 from resonance_lens.hooks.adapter import Adapter
 from resonance_lens.hooks.twin import random_twin
 from resonance_lens.methods import findings, methods
-from resonance_lens.observing import layers_of, observe_batch
+from resonance_lens.observing import layers_of, observe_batch, require_tokenizer
 from resonance_lens.partial import Partial
 from resonance_lens.plan import Plan, make_plan
 from resonance_lens.preparing import Wanted, choose_analyses, require_task
@@ -233,6 +233,7 @@ def analyze(
     adapter = attach(cache)
     if "forward" in chosen.needs and not adapter.runs:
         raise AnalysisError(f"{chosen.name} needs a model that can be run; call run(model, ...) instead.")
+    require_tokenizer(adapter, chosen)
     batch = _cached_batch(adapter, tokens, attention_mask)
     prompts = [
         Prompt(text=None, tokens=tuple(ids), id=f"prompt-{i:03d}") for i, ids in enumerate(_ids(batch))

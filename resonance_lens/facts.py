@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -49,6 +49,12 @@ class Facts:
         ``rotary``, ``learned``, ``alibi``, ... as the host names its position encoding.
     rotary_base, rotary_dims
         Base and number of rotated dimensions per head; ``None`` without rotary positions.
+    rotary_pairs
+        Which of the rotated dimensions turn together: ``halves``, j and j + rotary_dims / 2; ``adjacent``,
+        2 j and 2 j + 1; ``None`` without rotary positions, or where the host does not tell.
+    rotary_frequencies
+        Radians per token of each pair, as the model turns them: scaled rotary positions differ from powers
+        of the base. ``None`` without rotary positions, or where layers turn at different frequencies.
     parallel
         Whether attention and MLP read the same residual (there is then no ``resid_mid``).
     normalization
@@ -83,10 +89,13 @@ class Facts:
     bos_token: int | None
     dtype: str
     weight_processing: str
+    rotary_pairs: Literal["halves", "adjacent"] | None = None
+    rotary_frequencies: tuple[float, ...] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return the facts as plain data for a provenance record."""
-        return {**asdict(self), "sliding_windows": list(self.sliding_windows)}
+        facts = asdict(self)
+        return {name: list(fact) if isinstance(fact, tuple) else fact for name, fact in facts.items()}
 
 
 @dataclass(frozen=True, eq=False)

@@ -26,15 +26,16 @@ Array = NDArray[Any]
 
 def as_array(values: Any) -> Array:
     """Return numbers as a numpy array on the CPU: float64, complex128 or int64."""
-    if hasattr(values, "detach"):
+    shared = hasattr(values, "detach")  # with what the model computes on; an array is the caller's own
+    if shared:
         values = values.detach().cpu().numpy()
     array = np.asarray(values)
     if array.dtype.kind == "f":
-        return array.astype(np.float64)
+        return array.astype(np.float64, copy=shared)
     if array.dtype.kind == "c":
-        return array.astype(np.complex128)
+        return array.astype(np.complex128, copy=shared)
     if array.dtype.kind in "iub":
-        return array.astype(np.int64)
+        return array.astype(np.int64, copy=shared)
     raise AnalysisError(f"Features are numbers; got an array of type {array.dtype}.")
 
 

@@ -14,9 +14,9 @@ import torch
 
 from resonance_lens.batches import front_tokens
 from resonance_lens.contract import Analysis, Where
-from resonance_lens.errors import ActivationError, AnalysisError
+from resonance_lens.errors import ActivationError, AdapterError, AnalysisError
 from resonance_lens.facts import Batch
-from resonance_lens.features import Features
+from resonance_lens.features import Array, Features
 from resonance_lens.hooks.adapter import Adapter
 from resonance_lens.signal import Signal
 from resonance_lens.tasks import Task
@@ -31,6 +31,15 @@ class _Layer:
 
     signals: dict[str, Signal] = field(default_factory=dict)
     waiting: list[Analysis] = field(default_factory=list)
+
+
+def require_tokenizer(adapter: Adapter, analysis: Analysis) -> None:
+    """Raise `AdapterError` if an analysis needs a tokenizer and the host has none."""
+    if "tokenizer" in analysis.needs and adapter.tokenizer is None:
+        raise AdapterError(
+            f"{adapter.facts.model_name} ({adapter.facts.host}) has no tokenizer, which {analysis.name} "
+            "needs to count tokens with; set model.tokenizer, or leave it out."
+        )
 
 
 def layers_of(adapter: Adapter, analyses: Sequence[Analysis]) -> dict[str, tuple[int, ...]]:
@@ -93,7 +102,7 @@ def observe_batch(
         shortest=shortest,
         readout=adapter.readout,
         ov_alignment=adapter.ov_alignment,
-        token_counts=adapter.token_counts,
+        token_rarity=adapter.token_rarity,
         task=task,
     )
     pending: dict[int, _Layer] = {}
@@ -166,7 +175,13 @@ def _finite(features: Features, undefined: Collection[str] = ()) -> bool:
             return False
     arrays = [*features.sums.values(), *features.blocks.values()]
     tensors = [values for values in features.carry.values() if isinstance(values, torch.Tensor)]
-    return all(np.isfinite(values).all() for values in arrays) and all(map(_all_finite, tensors))
+    return all(map(_all_finite_array, arrays)) and all(map(_all_finite, tensors))
+
+
+def _all_finite_array(values: Array) -> bool:
+    # As of a tensor: most blocks are zeros, which a sum runs through in half of the time.
+    with np.errstate(over="ignore", invalid="ignore"):
+        return bool(np.isfinite(values.sum())) or bool(np.isfinite(values).all())
 
 
 def _all_finite(values: torch.Tensor) -> bool:

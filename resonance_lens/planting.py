@@ -2,32 +2,49 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 import torch
 from torch import Tensor
 
+from resonance_lens.dsp.rotary import pair_frequencies
 from resonance_lens.facts import Facts
 
 
 def attention_facts(
-    *, n_layers: int, n_heads: int, d_model: int = 16, d_vocab: int = 16, causal: bool = True
+    *,
+    n_layers: int,
+    n_heads: int,
+    d_model: int = 16,
+    d_vocab: int = 16,
+    causal: bool = True,
+    n_kv_heads: int | None = None,
+    rotary_dims: int | None = None,
+    rotary_base: float = 10_000.0,
+    rotary_pairs: Literal["halves", "adjacent"] = "halves",
 ) -> Facts:
-    """Return the facts of an imagined model with learned positions."""
+    """Return the facts of an imagined model: with rotary positions if some dimensions turn, else learned."""
+    rotary = rotary_dims is not None
     return Facts(
         host="planted",
         model_name="planted",
         n_layers=n_layers,
         n_heads=n_heads,
-        n_kv_heads=n_heads,
+        n_kv_heads=n_kv_heads or n_heads,
         d_model=d_model,
         d_head=max(1, d_model // n_heads),
         d_vocab=d_vocab,
         n_ctx=4096,
         causal=causal,
         sliding_windows=(None,) * n_layers,
-        positions="learned",
-        rotary_base=None,
-        rotary_dims=None,
+        positions="rotary" if rotary else "learned",
+        rotary_base=rotary_base if rotary else None,
+        rotary_dims=rotary_dims,
+        rotary_pairs=rotary_pairs if rotary else None,
+        rotary_frequencies=tuple(pair_frequencies(rotary_dims, rotary_base).tolist())
+        if rotary_dims is not None
+        else None,
         parallel=False,
         normalization="none",
         prepends_bos=False,

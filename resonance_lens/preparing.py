@@ -12,7 +12,7 @@ from resonance_lens.contract import BASELINE_CONDITIONS, Analysis, Condition
 from resonance_lens.errors import AdapterError, AnalysisError, ParameterError, PromptError, unknown
 from resonance_lens.facts import Facts
 from resonance_lens.hooks.adapter import Adapter
-from resonance_lens.observing import layers_of
+from resonance_lens.observing import layers_of, require_tokenizer
 from resonance_lens.prompts import Prompt, read_prompts
 from resonance_lens.registry import get_analysis
 from resonance_lens.tasks import Task
@@ -111,14 +111,19 @@ class Wanted:
         tokenized = tokenize(self.prompts, adapter.facts, adapter.tokenizer, prepend_bos)
         layers: dict[str, tuple[int, ...]] = {}
         left_out: dict[str, str] = {}
+        first: AdapterError | PromptError | None = None
         for analysis in self.analyses:
             try:
+                require_tokenizer(adapter, analysis)
                 require_long_enough(tokenized, [analysis])
                 layers |= layers_of(adapter, [analysis])
             except (AdapterError, PromptError) as error:
-                if analysis.name not in self.optional or len(left_out) + 1 == len(self.analyses):
+                if analysis.name not in self.optional:
                     raise
+                first = first or error
                 left_out[analysis.name] = str(error)
+        if first is not None and not layers:
+            raise first
         kept = tuple(analysis for analysis in self.analyses if analysis.name in layers)
         return Ready(
             facts=adapter.facts,

@@ -300,7 +300,7 @@ def _read(path: Path, name: str, package: str, class_name: str | None = None) ->
                 elif item in DECLARED:
                     about |= _literals({item: value})
                 elif isinstance(value, ast.Call) and getattr(value.func, "id", "") == "parameter":
-                    given = {k.arg: k.value for k in value.keywords if k.arg}
+                    given = {k.arg: k.value for k in value.keywords if k.arg in ("default", *RANGE)}
                     if value.args:
                         given["default"] = value.args[0]
                     parameters[item] = dict.fromkeys(("default", *RANGE)) | _literals(given)

@@ -81,11 +81,13 @@ class PlantedAdapter(Adapter):
             )
         return self.planted.ov_alignment(layer)
 
-    def token_counts(self, corpus: str) -> Tensor:
-        """Return the planted counts of tokens."""
-        if self.planted.token_counts is None:
-            raise AnalysisError("This analysis counts tokens, so what it plants needs token_counts.")
-        return self.planted.token_counts(corpus)
+    def token_rarity(self, corpus: str, tokens: Tensor) -> Tensor:
+        """Return how rare the tokens were said to be."""
+        if self.planted.token_rarity is None:
+            raise AnalysisError(
+                "This analysis asks how rare tokens are, so what it plants needs a token_rarity."
+            )
+        return self.planted.token_rarity(corpus, tokens)
 
     def tokens(self) -> list[list[int]]:
         """Return ids of the right lengths; they stand for nothing unless some were planted."""
@@ -155,7 +157,7 @@ def observe(
     indices = list(range(len(rows)) if order is None else order)
     dealt = deal(categories or [None] * len(rows))
     size = batch_size or len(indices)
-    shortest = min(len(rows[index]) for index in indices)
+    shortest = min(len(row) for row in rows)  # of the run, whichever of its prompts are taken up here
     layers = layers_of(adapter, [analysis])
     pieces = []
     for start in range(0, len(indices), size):

@@ -7,6 +7,8 @@ drawn comes from the generator alone.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -266,3 +268,122 @@ def _following(drawn: Floats, axis: int) -> Floats:
 
 def _nothing(data: object) -> None:
     """Expect nothing: what a trial found is counted, not judged."""
+
+
+def writing_heads(
+    rng: np.random.Generator,
+    world: str,
+    strength: float,
+    variable: str,
+    *,
+    n_prompts: int = PROMPTS,
+    n_layers: int = 6,
+    n_heads: int = 3,
+) -> Planted:
+    """Return heads that write series alike through positions alone, and layers that are driven.
+
+    Each head writes one direction of its own, ``5 + x(t)`` of it. In every prompt x holds the same function
+    of the position, nearly the same in all heads of a layer, and noise of the head's own: independent from
+    token to token (``iid``, and ``unequal`` in prompts of 26 to 143 tokens), following the token before
+    (``autocorrelated``), or a wave of one frequency and phase, others in each prompt (``persistent``). What
+    is planted is a noise of each prompt that all heads of a layer write.
+
+    Parameters
+    ----------
+    rng, world
+        As in `heads`.
+    strength
+        Standard deviation of the common noise, in units of 0.4 of that of the head's own; at 0 there is none.
+    variable
+        Of the claim, whose family is layers.
+    n_prompts, n_layers, n_heads
+        How many. The common noise is in the last third of the layers.
+    """
+    d_head = 4
+    facts = attention_facts(n_layers=n_layers, n_heads=n_heads, d_model=d_head * n_heads)
+    tokens = 3 * lengths(rng, world, n_prompts) - 1
+    n = int(tokens.max())
+    truth = np.zeros(n_layers, dtype=bool)
+    if strength > 0:
+        truth[-(n_layers // 3) :] = True
+    layers = []
+    for planted in truth:
+        of_position = rng.normal(size=n) + 0.3 * rng.normal(size=(n_heads, n))
+        series = _series(rng, world, (n_prompts, n_heads, n)) + rng.uniform(0, 1) * of_position
+        if planted:
+            series = series + 0.4 * strength * rng.normal(size=(n_prompts, 1, n))
+        direction = rng.normal(size=(n_heads, d_head))
+        direction /= np.linalg.norm(direction, axis=1, keepdims=True)
+        written = (5 + series.swapaxes(1, 2))[..., None] * direction
+        layers.append({"z": torch.as_tensor(written, dtype=torch.float32)})
+    return Planted(layers, tokens, facts, _nothing, truth={variable: truth})
+
+
+def _series(rng: np.random.Generator, world: str, shape: tuple[int, ...]) -> Floats:
+    """Return series of unit variance along the last axis."""
+    if world == "persistent":
+        frequency, phase = rng.uniform(0.05, 0.5, (*shape[:-1], 1)), rng.uniform(0, 1, (*shape[:-1], 1))
+        return np.asarray(np.sqrt(2) * np.cos(2 * np.pi * (frequency * np.arange(shape[-1]) + phase)))
+    drawn = rng.normal(size=shape)
+    return _following(drawn, axis=-1) if world == "autocorrelated" else drawn
+
+
+def token_series(
+    rng: np.random.Generator,
+    world: str,
+    strength: float,
+    variable: str,
+    sites: Sequence[str],
+    *,
+    n_prompts: int = PROMPTS,
+    n_layers: int = 4,
+    width: int = 8,
+) -> Planted:
+    """Return vectors along tokens whose order is random, and layers in which slow ones are added to them.
+
+    Vectors are independent (``iid``, ``unequal``), follow those of the same token one layer before
+    (``autocorrelated``), or are of five kinds, around a mean and of a size that each prompt has of its own
+    (``persistent``). The first vector is fifty times as large as the others.
+
+    Parameters
+    ----------
+    rng, world
+        As in `heads`.
+    strength
+        Standard deviation of the slow vectors, which keep .9 of the one before, in tenths of that of the
+        others; at 0 there are none.
+    variable
+        Of the claim, whose family is layers.
+    sites
+        Where the vectors are found; each site has its own.
+    n_prompts, n_layers, width
+        How many, and their features. The slow vectors are in the second half of the layers.
+    """
+    facts = attention_facts(n_layers=n_layers, n_heads=1, d_model=width)
+    tokens = lengths(rng, world, n_prompts) + 10
+    shape = (n_prompts, int(tokens.max()), width)
+    truth = np.zeros(n_layers, dtype=bool)
+    if strength > 0:
+        truth[n_layers // 2 :] = True
+    before = {site: rng.normal(size=shape) for site in sites}
+    layers = []
+    for planted in truth:
+        made = {}
+        for site in sites:
+            x = _of_few_kinds(rng, shape) if world == "persistent" else rng.normal(size=shape)
+            if world == "autocorrelated":
+                x = before[site] = FOLLOWING * before[site] + np.sqrt(1 - FOLLOWING**2) * x
+            if planted:
+                slow = _following(rng.normal(size=shape), axis=1)
+                x = x + 0.1 * strength * x.std((1, 2), keepdims=True) * slow
+            x[:, 0] *= 50.0
+            made[site] = torch.as_tensor(x, dtype=torch.float32)
+        layers.append(made)
+    return Planted(layers, tokens, facts, _nothing, truth={variable: truth})
+
+
+def _of_few_kinds(rng: np.random.Generator, shape: tuple[int, int, int]) -> Floats:
+    kinds = rng.normal(size=(shape[0], 5, shape[2]))
+    which = rng.integers(5, size=shape[:2])[..., None]
+    size, mean = np.exp(rng.normal(size=(shape[0], 1, 1))), 3 * rng.normal(size=(shape[0], 1, shape[2]))
+    return np.asarray(size * (np.take_along_axis(kinds, which, axis=1) + mean))

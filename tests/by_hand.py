@@ -154,7 +154,7 @@ def observe(
         shortest=min(lengths),
         readout=readout or unused,
         ov_alignment=unused,
-        token_counts=unused,
+        token_rarity=unused,
     )
     seen = []
     for layer, values in enumerate(layers):

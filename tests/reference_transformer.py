@@ -182,6 +182,15 @@ def readout(arch: Architecture, weights: Weights, residual: Array) -> Array:
     return logits
 
 
+def ov_alignment(arch: Architecture, weights: Weights, layer: int) -> Array:
+    """Return the cosines ``[head, head]`` between the matrices ``W_V W_O`` of the heads of a layer."""
+    read = np.repeat(weights[f"{layer}.W_V"], arch.n_heads // arch.n_kv_heads, axis=0)
+    products = np.einsum("hmd,hdn->hmn", read, weights[f"{layer}.W_O"]).reshape(arch.n_heads, -1)
+    units = products / np.linalg.norm(products, axis=1, keepdims=True)
+    cosines: Array = units @ units.T
+    return cosines
+
+
 def _heads(x: Array, block: Weights, name: str) -> Array:
     heads: Array = np.einsum("tm,hmd->thd", x, block[f"W_{name}"]) + block.get(f"b_{name}", 0.0)
     return heads

@@ -261,14 +261,19 @@ def test_run_says_what_it_found_and_where(cli: Run, model: str, prompts: Path, h
     outcome = cli("run", model, "--prompts", prompts, "--out", "results")
     assert outcome.code == 0, outcome.err
     run = rl.load(here / "results")
-    assert set(run) == {name for name in catalogue() if "task" not in get_analysis(name).needs}
+    left_out = run.provenance["left_out"]  # four prompts of a few tokens are too short for some
+    assert set(run) | set(left_out) == {
+        name for name in catalogue() if "task" not in get_analysis(name).needs
+    }
+    assert all(f"{name} is left out: {why}" in outcome.out for name, why in left_out.items()) and left_out
     lines = outcome.out.splitlines()
     assert "4 prompts in 2 categories" in lines[0]
     # Four prompts can find nothing: each claim says so, with the number that could, in one sentence. But
-    # orders of layers can be drawn for any number of prompts.
+    # orders of layers, and signs of what lags hold, can be drawn for any number of prompts.
     refused = re.findall(r"No claim is made of [^.]+: ([^.]+\.\d+; \d+ [a-z ]+ could)\.", outcome.out)
-    claims = [claim for name in run for claim in run[name].provenance["claims"]]
-    assert len(refused) == len([c for c in claims if c["null"] != "exchanged_layers"]) >= 3
+    drawn = {"belief_collapse", "attention_filter"}
+    claims = [claim for name in run for claim in run[name].provenance["claims"] if name not in drawn]
+    assert len(refused) == len(claims) >= 3
     assert "4 prompts can reach no p below 0.12; 6 prompts could" in refused
     for name in run:
         assert f"{name} [{run[name].provenance['evidence']}] {run[name].summary}" in lines
@@ -922,7 +927,7 @@ def test_every_option_and_command_in_a_text_exists() -> None:
     every = set().union(*known.values()) | OTHERS | {"--version"}
     found = 0
     for file, text in texts_of_the_package():
-        for option in re.findall(r"(?<![\w-])--[a-z][a-z-]+", text):
+        for option in re.findall(r"(?<!var\()(?<![\w-])--[a-z][a-z-]+", text):
             assert option in every, f"{file}: {text!r} names {option}"
             found += 1
         for command, option in re.findall(r"resonance-lens ([a-z][a-z-]+)(?: (--[a-z-]+))?", text):

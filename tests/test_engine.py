@@ -859,3 +859,22 @@ def test_categories_are_those_of_the_prompts() -> None:
         alone["attention_entropy"].data.entropy.sel(category="all"),
         atol=1e-6,
     )
+
+
+def test_all_leaves_out_what_cannot_be_made_and_says_why(capsys: pytest.CaptureFixture[str]) -> None:
+    """A model without rotary positions has no rotary bands; asked for by name they are refused."""
+    rows = prompts(seed=1, lengths=(40, 44, 52))
+    model = build(GPT2)
+    said = plan(model, rows, "all", baselines=())
+    assert "not rotary" in said.left_out["rope_bands"] and "rope_bands" not in said.analyses
+    assert "left out  rope_bands: gpt2 has no 'rot_" in str(said)
+    with pytest.raises(AdapterError, match="not rotary"):
+        plan(model, rows, ["rope_bands"], baselines=())
+    with pytest.raises(AdapterError, match="not rotary"):
+        plan(model, rows, "all", parameters={"rope_bands": {}}, baselines=())
+    short = rl.run(model, prompts(lengths=(2, 3)), "all", baselines=())
+    assert list(short) == ["belief_collapse"]
+    assert "needs at least 8" in short.provenance["left_out"]["attention_entropy"]
+    assert "attention_entropy is left out: Prompt 'prompt-000' has 2 tokens" in capsys.readouterr().err
+    with pytest.raises(PromptError, match="Prompt 'prompt-000' has 1 token"):
+        rl.run(model, prompts(lengths=(1,)), "all", baselines=(), progress=False)

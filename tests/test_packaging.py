@@ -84,7 +84,7 @@ def test_wheel_holds_every_file(tmp_path: Path) -> None:
 # folder of modules alike. A new one is added here first, where it belongs.
 ORDER = (
     ("__version__", "errors", "files", "prompts", "tasks", "data"),
-    ("signal", "facts"),
+    ("signal", "facts", "token_counts"),
     ("dsp", "nn"),
     ("stats",),
     ("features", "result", "runs", "comparison"),

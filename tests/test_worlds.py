@@ -15,7 +15,7 @@ from resonance_lens.errors import ParameterError
 from resonance_lens.worlds import WORLDS
 
 Make = Callable[..., Planted]
-MAKERS = (worlds.heads, worlds.layers_in_step, worlds.descents)
+MAKERS = (worlds.heads, worlds.layers_in_step, worlds.descents, worlds.writing_heads)
 
 
 def rng(seed: int = 0) -> np.random.Generator:
@@ -128,3 +128,22 @@ def test_one_token_logit() -> None:
     logits[:, 7] = worlds.one_token_logit(wanted)
     probability = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
     assert np.allclose(stats.entropy(probability, axis=-1), wanted, atol=1e-4)
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_heads_write_independent_noise_around_what_belongs_to_the_position(world: str) -> None:
+    """Without the mean over prompts nothing is left in common between heads, but where they are driven."""
+    planted = worlds.writing_heads(rng(), world, 4.0, "x", n_prompts=300, n_heads=2)
+    n = int(planted.lengths.min())
+    for driven, sites in zip(planted.truth["x"], planted.layers, strict=True):
+        written = sites["z"][:, :n].double()  # [prompt, token, head, d_head], on a line
+        series = written.norm(dim=-1) * torch.sign(written[..., :1]).squeeze(-1)
+        series = (series * torch.sign(series.mean((0, 1)))).numpy()
+        own = series - series.mean(0)
+        assert abs(series.mean() - 5) < 0.5
+        together = (own[..., 0] * own[..., 1]).mean() / own.var(axis=(0, 1)).prod() ** 0.5
+        assert together == pytest.approx(1.6**2 / (1 + 1.6**2) if driven else 0.0, abs=0.05)
+        follows = np.corrcoef(own[:, 1:, 0].ravel(), own[:, :-1, 0].ravel())[0, 1]
+        if not driven:
+            known = {"iid": 0.0, "unequal": 0.0, "autocorrelated": worlds.FOLLOWING}
+            assert world == "persistent" or follows == pytest.approx(known[world], abs=0.04)

@@ -16,7 +16,7 @@ from resonance_lens.contract import Analysis, Where
 from resonance_lens.errors import AdapterError
 from resonance_lens.features import Features
 from resonance_lens.hooks.adapter import Adapter, ModelAdapter
-from resonance_lens.observing import layers_of
+from resonance_lens.observing import layers_of, require_tokenizer
 from resonance_lens.trials import result_of
 
 EXTRA_TOKENS = (9, 0, 14, 4)
@@ -84,6 +84,7 @@ def _served(analysis: Analysis, host: Adapter) -> bool:
     if "task" in analysis.needs:
         return False  # prompts that stand for nothing have no values
     try:
+        require_tokenizer(host, analysis)
         layers_of(host, [analysis])
     except AdapterError:
         return False

@@ -282,6 +282,8 @@ def test_facts(host: Host, arch: Architecture) -> None:
         positions="rotary" if rotary else "standard",
         rotary_base={"gpt2": None, "llama": 5000.0, "neox": 2500.0}[arch.name],
         rotary_dims={"gpt2": None, "llama": 8, "neox": 4}[arch.name],
+        rotary_pairs="halves" if rotary else None,
+        rotary_frequencies=attach(host.build(arch)).facts.rotary_frequencies,  # see test_rotary.py
         parallel=arch.name == "neox",
         normalization="RMS" if arch.name == "llama" else "LN",
         prepends_bos=arch.name != "neox",

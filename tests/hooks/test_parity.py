@@ -26,8 +26,10 @@ TOLERANCE = 1e-5
 SQUARE = ("pattern", "scores")
 
 REFUSALS = {
-    ("gpt2", "rot_q"): "gpt2 has no 'rot_q': its positions are standard, not rotary; use 'q' instead.",
-    ("gpt2", "rot_k"): "gpt2 has no 'rot_k': its positions are standard, not rotary; use 'k' instead.",
+    ("gpt2", "rot_q"): "gpt2 has no 'rot_q': its positions are standard, not rotary, so its queries and keys "
+    "do not turn; use 'q' and 'k' instead.",
+    ("gpt2", "rot_k"): "gpt2 has no 'rot_k': its positions are standard, not rotary, so its queries and keys "
+    "do not turn; use 'q' and 'k' instead.",
     ("neox", "resid_mid"): "neox has no 'resid_mid' at layer 0: attention and MLP run in parallel "
     "from 'resid_pre'; use 'attn_out' and 'mlp_out' instead.",
 }
