@@ -73,20 +73,23 @@ class ViewSpec:
     Attributes
     ----------
     kind
-        ``layer_head_map``: one variable with dimensions ``layer`` and ``head``.
+        ``layer_head_map``: one variable with dimensions ``layer`` and ``head``. Where its attribute
+        ``flag_meanings`` names classes, as the CF conventions do, its values 0, 1, 2, ... are drawn as these.
         ``lines``: variables over the dimension ``over``; bounds ``x_low`` and ``x_high`` become a band, and
         variables named in ``references`` become the baselines and nulls beside them, a null with its band.
+        More than eight series whose coordinates are numbers are shaded by these.
         ``matrix``: one variable with two dimensions.
         ``image``: one variable over two dimensions whose coordinates are numbers, ``over`` to the right and
         ``down`` upwards: layer by frequency, scale by token.
-        ``oscilloscope``: one variable over ``over`` (tokens) for two coordinates of ``series``: both
-        traces, and one against the other (a Lissajous figure).
-        ``network``: one variable over ``head_a`` and ``head_b``, labelled ``L3H2``: its strongest pairs as
-        arcs between heads that stand at their layer; a second variable over ``head_a`` colours the heads,
-        as communities.
-        ``token_values``: variables over ``token``, one series for each, on the text of one prompt: the
-        dataset has its tokens in the coordinate ``token_text`` along ``token``. CircuitsVis, with a static
-        twin.
+        ``oscilloscope``: one variable over ``over`` (tokens) for the two coordinates of ``series``: both
+        traces, and the second against the first (a Lissajous figure).
+        ``network``: one variable over ``head_a`` and ``head_b``, labelled ``L3H2``: its strongest pairs, by
+        size, as arcs between heads that stand at their layer; a second variable over ``head_a`` numbers the
+        communities of the heads, below 0 for none.
+        ``token_values``: variables over ``token``, and a track for each, or for each coordinate of
+        ``series``, on the text of one prompt: the dataset has its tokens in the coordinate ``token_text``
+        along ``token``. Tracks in one unit share their colours. CircuitsVis, but for angles, which it has no
+        colours for; with a static twin.
         ``attention_heads``, ``colored_tokens``: CircuitsVis on the run's exhibits, for ``heads``.
     title, says, misleads
         What it is; one sentence on what it shows; one on when it misleads.

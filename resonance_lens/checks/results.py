@@ -6,6 +6,7 @@ import json
 import re
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +30,14 @@ from resonance_lens.facts import SITE_AXES
 from resonance_lens.hooks.adapter import Adapter
 from resonance_lens.result import Result, ViewSpec
 from resonance_lens.trials import part_of
-from resonance_lens.views.build import build
+from resonance_lens.views.build import Shown, build
+from resonance_lens.views.figures import draw_content
 
 NOT_A_NUMBER = "not-a-number"
 """A variable that may be it says so in its ``long_name``, and what it then means."""
+
+COUNTED = ("layer", "head", "token", "step")
+"""Coordinates that need no units to be read."""
 
 HEAD_VIEWS = ("attention_heads", "colored_tokens")
 MANY = 1000
@@ -163,10 +168,13 @@ def check_views(subject: Subject, host: Adapter | None = None) -> None:
     for by_category in (False, True):
         result = concluded_from(analysis, planted(analysis), by_category=by_category)
         for view in result.views:
-            _check_view(view, result)
+            content = _check_view(view, result)
+            if content is not None and not by_category:
+                attempt(f"Drawing the view {view.title!r}", partial(draw_content, content))
 
 
-def _check_view(view: ViewSpec, result: Result) -> None:
+def _check_view(view: ViewSpec, result: Result) -> Shown | None:
+    """Return what a view shows, unless that needs the exhibits of a run."""
     data = result.data
     for what in ("title", "says", "misleads"):
         require(str(getattr(view, what)).strip(), f"The view {view.title!r} leaves {what!r} empty.")
@@ -174,7 +182,7 @@ def _check_view(view: ViewSpec, result: Result) -> None:
     missing = [name for name in named if name not in data]
     require(not missing, f"The view {view.title!r} names {', '.join(missing)}, which the result has not.")
     dims = {str(dim) for name in named for dim in data[name].dims}
-    for dim in (*view.select, *([view.series] if view.series else [])):
+    for dim in (*view.select, *(dim for dim in (view.series, view.panels) if dim)):
         require(dim in dims, f"The view {view.title!r} speaks of {dim!r}, which none of its variables has.")
     for dim, value in view.select.items():
         known = data[dim].values.tolist()
@@ -192,11 +200,18 @@ def _check_view(view: ViewSpec, result: Result) -> None:
         require(exists, f"The view {view.title!r} shows L{layer}H{head}, which does not exist.")
     if view.kind in HEAD_VIEWS:
         require(view.heads, f"The view {view.title!r} shows no head.")
-        return
+        return None
     try:
-        build(view, result)
+        shown = build(view, result)
     except ResultError as error:
         raise AssertionError(str(error)) from error
+    for dim in {"lines": (view.over,), "image": (view.over, view.down)}.get(view.kind, ()):
+        require(
+            dim in COUNTED or {"long_name", "units"} <= set(data[dim].attrs),
+            f"The view {view.title!r} has an axis {dim!r} whose coordinate does not say its long_name and "
+            "units.",
+        )
+    return shown
 
 
 def check_targets(subject: Subject, host: Adapter | None = None) -> None:

@@ -7,6 +7,7 @@ the network which copy to show, and does not escape tokens.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,6 +18,7 @@ import numpy as np
 from resonance_lens.views.content import Heads
 from resonance_lens.views.exhibits import Exhibit, Numbers
 from resonance_lens.views.text import number
+from resonance_lens.views.token_values import TokenValues, Tracks
 
 DIGITS = 4
 """Decimal places of the numbers on the page."""
@@ -27,6 +29,8 @@ MISSING = (
     "The interactive view needs the package circuitsvis, which is not installed; "
     "the still picture shows the same numbers."
 )
+
+NO_CIRCLE = "CircuitsVis has no colours that meet at the ends of a circle; angles have none of its views."
 
 RECEIVED = (
     "A token's value is the attention that it receives: the mean of its column of the pattern, "
@@ -70,8 +74,13 @@ def bundle() -> str | None:
     return code.replace("</script", "<\\/script")
 
 
-def mounts(shown: Heads) -> list[Mount]:
-    """Return one CircuitsVis view for each prompt of an attention view."""
+def mounts(shown: Heads | TokenValues) -> list[Mount]:
+    """Return one CircuitsVis view for each prompt of an attention view, or for each group of tracks.
+
+    Angles get none: the component has no colours that meet at the ends of a circle.
+    """
+    if isinstance(shown, TokenValues):
+        return [] if shown.cyclic else [token_values(shown.tokens, group) for group in shown.groups]
     make = attention_heads if shown.view.kind == "attention_heads" else colored_tokens
     return [make(exhibit) for exhibit in shown.exhibits]
 
@@ -114,6 +123,28 @@ def colored_tokens(exhibit: Exhibit) -> Mount:
         "negativeBounds": [-bound] * len(exhibit.heads),
     }
     return Mount(component="ColoredTokensMulti", props=props, title=exhibit.name, caption=caption)
+
+
+def token_values(tokens: Sequence[str], group: Tracks) -> Mount:
+    """Return the tokens of one prompt, coloured by the values of each track of a group."""
+    bound = rounded(max(abs(limit) for limit in group.limits), digits=6) or 1e-6
+    low = f", red is {number(-bound)}" if group.signed else ""
+    values = np.stack([track.values for track in group.tracks], axis=1)  # [token, track]
+    missing = "" if np.isfinite(values).all() else " White without a number is no value."
+    in_units = group.units if group.units == "dimensionless" else f"in {group.units}"
+    props = {
+        "tokens": [markup_safe(token) for token in tokens],
+        "values": _numbers(np.nan_to_num(values)),
+        "labels": [markup_safe(track.label) for track in group.tracks],
+        "positiveBounds": [bound] * len(group.tracks),
+        "negativeBounds": [-bound] * len(group.tracks),
+    }
+    return Mount(
+        component="ColoredTokensMulti",
+        props=props,
+        title=group.label,
+        caption=f"White is 0, blue is {number(bound)} and above{low}, {in_units}.{missing}",
+    )
 
 
 def markup_safe(token: str) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 import xarray as xr
 
 from resonance_lens.errors import ResultError, unknown
+from resonance_lens.methods import READINGS
 from resonance_lens.result import Result, ViewSpec
 from resonance_lens.views.exhibits import Exhibit
 from resonance_lens.views.text import given, words
@@ -98,6 +99,9 @@ class Line:
         ``value``, or which baseline or null it is; they are drawn with different dashes.
     colour
         Index of the series' colour; ``None`` for the colour of nulls.
+    shade
+        Where its series' coordinate lies among those of all series, from 0 to 1, where lines are too many to
+        be told apart by name; else ``None``.
     levels
         What the view's claim found at each place, as in `Marking`; ``None`` without a claim.
     ranged
@@ -114,6 +118,7 @@ class Line:
     points: Numbers | None = None
     role: Role = "value"
     colour: int | None = None
+    shade: float | None = None
     levels: Levels | None = None
     ranged: str = ""
 
@@ -136,9 +141,19 @@ class Panel:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Lines(Content):
-    """Lines over one dimension, one panel for each variable, or for each coordinate of a dimension."""
+    """Lines over one dimension, one panel for each variable, or for each coordinate of a dimension.
+
+    Attributes
+    ----------
+    periods
+        Label of the periods beside an axis of frequencies; else empty.
+    shades
+        Label and ends of what lines are shaded by, where they are too many to be told apart by name.
+    """
 
     x_label: str
+    periods: str = ""
+    shades: tuple[str, float, float] | None = None
     series: str
     band: str
     panels: tuple[Panel, ...]
@@ -165,7 +180,10 @@ class Grid:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Map(Content):
-    """Heat maps that share their axes and their colours."""
+    """Heat maps that share their axes and their colours.
+
+    ``classes`` names what the values 0, 1, 2, ... stand for, where they are no amounts.
+    """
 
     x: tuple[str, ...]
     y: tuple[str, ...]
@@ -175,6 +193,7 @@ class Map(Content):
     units: str
     limits: tuple[float, float]
     extend: str
+    classes: tuple[str, ...] = ()
     outlined: tuple[tuple[int, int], ...] = ()
     marking: Marking | None = None
     grids: tuple[Grid, ...]
@@ -257,6 +276,17 @@ def in_words(chosen: dict[str, str]) -> str:
 def array(variable: xr.DataArray, *dims: str) -> Numbers:
     """Return the values of a variable with its dimensions in this order."""
     return np.asarray(variable.transpose(*dims).values, dtype=np.float64)
+
+
+def along(dimension: str | None, variable: xr.DataArray) -> list[tuple[dict[str, int], str]]:
+    """Return a place and a title for each coordinate along a dimension; one place without one."""
+    if dimension is None or dimension not in variable.dims:
+        return [({}, "")]
+    values = [str(value) for value in variable[dimension].values]
+    return [
+        ({dimension: i}, READINGS.get((dimension, value), f"{words(dimension)}: {value}"))
+        for i, value in enumerate(values)
+    ]
 
 
 def beside(result: Result, name: str) -> bool:

@@ -18,10 +18,15 @@ from matplotlib.figure import Figure, SubFigure
 from resonance_lens.errors import ParameterError, ResultError, wrong_parameter
 from resonance_lens.files import write_atomically
 from resonance_lens.result import Result, ViewSpec
-from resonance_lens.views import plots
-from resonance_lens.views.build import build
-from resonance_lens.views.content import Heads, Lines, Map
+from resonance_lens.views import plots, plots_heads, plots_images, plots_network, plots_scope, plots_tokens
+from resonance_lens.views.build import Shown, build
+from resonance_lens.views.content import Heads, Lines
+from resonance_lens.views.images import Image
+from resonance_lens.views.networks import Network
+from resonance_lens.views.oscilloscopes import Oscilloscope
+from resonance_lens.views.plotting import FONT, drawable
 from resonance_lens.views.theme import LIGHT, THEMES, Theme
+from resonance_lens.views.token_values import TokenValues
 
 if TYPE_CHECKING:
     pass
@@ -100,7 +105,7 @@ def save(figure: Figure, path: str | Path) -> Path:
 
 
 def draw_content(
-    shown: Lines | Map | Heads,
+    shown: Shown,
     *,
     theme: Theme = LIGHT,
     title: bool = True,
@@ -117,21 +122,35 @@ def draw_content(
     return made
 
 
-def width(shown: Lines | Map | Heads) -> float:
+def width(shown: Shown) -> float:
     """Return the width in inches that a view needs: lines in panels beside each other are wider."""
-    return PANELS_WIDTH if isinstance(shown, Lines) and len(shown.panels) > 1 else WIDTH
+    if isinstance(shown, Lines):
+        return PANELS_WIDTH if len(shown.panels) > 1 else WIDTH
+    if isinstance(shown, Image):
+        return PANELS_WIDTH if len(shown.grids) > 1 else WIDTH
+    return PANELS_WIDTH if isinstance(shown, Oscilloscope) else WIDTH
 
 
-def height(shown: Lines | Map | Heads, *, title: bool) -> float:
+def height(shown: Shown, *, title: bool) -> float:
     """Return the height in inches that a view needs."""
     extra = (0.32 if title else 0.0) + 0.13 * _caption(shown).count("\n")
     if isinstance(shown, Lines):
-        most = max((len(panel.lines) for panel in shown.panels if not plots.labelled(panel)), default=0)
+        unnamed = [panel for panel in shown.panels if not plots.labelled(panel)]
+        most = max((sum(line.shade is None for line in panel.lines) for panel in unnamed), default=0)
         rows = math.ceil(most / plots.legend_columns(shown)) + bool(shown.series and most)
         titled = any(panel.title for panel in shown.panels)
-        return extra + 2.8 + 0.16 * rows + (0.5 if titled else 0.0)
+        return extra + 2.8 + (0.42 if shown.periods else 0.0) + 0.16 * rows + (0.5 if titled else 0.0)
     if isinstance(shown, Heads):
-        return extra + plots.heads_height(shown, WIDTH)
+        return extra + plots_heads.heads_height(shown, WIDTH)
+    if isinstance(shown, Image):
+        above = (0.42 if shown.x.periods else 0.0) + (0.2 if any(one.title for one in shown.grids) else 0.0)
+        return extra + above + 0.75 + min(3.6, max(2.2, 0.12 * shown.y.values.size))
+    if isinstance(shown, Oscilloscope):
+        return extra + 3.9
+    if isinstance(shown, Network):
+        return extra + plots_network.network_height(shown)
+    if isinstance(shown, TokenValues):
+        return extra + plots_tokens.token_values_height(shown)
     if shown.view.kind == "layer_head_map":
         return extra + 0.95 + min(4.2, max(1.5, 0.24 * len(shown.y)))
     return extra + (5.6 if len(shown.grids) == 1 else 0.9 + WIDTH / len(shown.grids))
@@ -143,7 +162,7 @@ def style(theme: Theme, *, interpolation: str = "nearest") -> Iterator[None]:
     settings: dict[Any, Any] = {
         "text.parse_math": False,
         "image.interpolation": interpolation,
-        "font.family": [plots.FONT],
+        "font.family": [FONT],
         "font.size": 8.5,
         "axes.titlesize": 8.5,
         "axes.labelsize": 8.5,
@@ -171,24 +190,30 @@ def style(theme: Theme, *, interpolation: str = "nearest") -> Iterator[None]:
         yield
 
 
-def _fill(where: Figure | SubFigure, shown: Lines | Map | Heads, theme: Theme, *, title: bool) -> None:
-    drawers: dict[str, Callable[..., None]] = {
-        "lines": plots.lines,
-        "layer_head_map": plots.heat_map,
-        "matrix": plots.heat_map,
-        "attention_heads": plots.patterns,
-        "colored_tokens": plots.token_strips,
-    }
-    drawers[shown.view.kind](where, shown, theme)
+def _fill(where: Figure | SubFigure, shown: Shown, theme: Theme, *, title: bool) -> None:
+    DRAWERS[shown.view.kind](where, shown, theme)
     if title:
-        said = plots.drawable(shown.view.title, 90)
+        said = drawable(shown.view.title, 90)
         where.suptitle(said, x=0.012, ha="left", fontsize=11, fontweight="bold")
     where.supxlabel(_caption(shown), x=0.012, ha="left", fontsize=7.5, color=theme.muted)
 
 
-def _caption(shown: Lines | Map | Heads) -> str:
+DRAWERS: dict[str, Callable[..., None]] = {
+    "lines": plots.lines,
+    "layer_head_map": plots.heat_map,
+    "matrix": plots.heat_map,
+    "image": plots_images.image,
+    "oscilloscope": plots_scope.oscilloscope,
+    "network": plots_network.network,
+    "token_values": plots_tokens.token_values,
+    "attention_heads": plots_heads.patterns,
+    "colored_tokens": plots_heads.token_strips,
+}
+
+
+def _caption(shown: Shown) -> str:
     longest = int(CAPTION_CHARACTERS * width(shown) / WIDTH)
-    return textwrap.fill(plots.drawable(shown.caption, 600), longest)
+    return textwrap.fill(drawable(shown.caption, 600), longest)
 
 
 def _theme(name: str) -> Theme:

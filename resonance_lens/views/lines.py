@@ -10,12 +10,12 @@ import xarray as xr
 
 from resonance_lens.counts import SAID, claims_of
 from resonance_lens.errors import ResultError
-from resonance_lens.methods import READINGS
 from resonance_lens.result import Result, ViewSpec
 from resonance_lens.stats.inference import infer
 from resonance_lens.stats.intervals import unit_interval
 from resonance_lens.stats.samples import Sample
 from resonance_lens.stats.streams import stream
+from resonance_lens.views.axes import axis_label, left_out, period_label, refusal
 from resonance_lens.views.content import (
     Levels,
     Line,
@@ -24,6 +24,7 @@ from resonance_lens.views.content import (
     Numbers,
     Panel,
     Role,
+    along,
     array,
     beside,
     common,
@@ -34,13 +35,17 @@ from resonance_lens.views.content import (
     units,
 )
 from resonance_lens.views.marks import BASELINES, claim_of, levels, marking, of_line, refused
-from resonance_lens.views.text import words
+from resonance_lens.views.means import mean_over_heads, share_of_mean
+from resonance_lens.views.text import plural, words
 
 SEPARATE_REFERENCES = 3
 """Up to this many series each has its own reference line; above, the references become one band."""
 
 POINTS = 16
 """Up to this many heads are drawn as points; above, as the range that holds the middle 80 %."""
+
+MOST_NAMED = 8
+"""Up to this many series are told apart by name; more are shaded, where their coordinates are numbers."""
 
 MOST_SPREADS = 2
 """Up to this many series show their single heads; above, only the means."""
@@ -60,7 +65,7 @@ class _Drawing:
             self.notes.append(sentence)
 
     def error(self, problem: str) -> ResultError:
-        return ResultError(f"The view {self.view.title!r} of {self.result.name} cannot be drawn: {problem}")
+        return refusal(self.view, self.result, problem)
 
 
 def lines(view: ViewSpec, result: Result) -> Lines:
@@ -68,19 +73,22 @@ def lines(view: ViewSpec, result: Result) -> Lines:
     if not view.variables:
         raise ResultError(f"The view {view.title!r} of {result.name} names no variable.")
     drawing = _Drawing(view, result)
+    if view.y_scale == "log" and view.limits is not None and view.limits[0] <= 0:
+        raise drawing.error(f"its limits begin at {view.limits[0]:g}, and its vertical axis is logarithmic.")
     panels = []
     for name in view.variables:
         references = [r for r in view.references if belongs(r, name, view.variables)]
         variable = lookup(view, result, name)
-        for at, title in _along(view.panels, variable):
+        for at, title in along(view.panels, variable):
             panels.append(_panel(drawing, name, references, at, title))
     every = [line for panel in panels for line in panel.lines]
-    if not all(np.isfinite(line.y).all() for line in every):
-        drawing.note(f"{words(view.over).capitalize()}s without a value are left open.")
+    first = lookup(view, result, view.variables[0])
     return Lines(
         **common(view, result),
         selection=in_words(drawing.chosen),
-        x_label=_x_label(lookup(view, result, view.variables[0]), view.over),
+        x_label=axis_label(first, view.over),
+        periods=period_label(first, view.over),
+        shades=_shades(first, view.series),
         series="" if view.series is None else words(view.series),
         band=_band(panels, result),
         panels=tuple(panels),
@@ -114,25 +122,6 @@ def role(reference: str) -> Role:
     if reference.endswith("_random_weights"):
         return "random_weights"
     return "shuffled_tokens" if reference.endswith("_shuffled_tokens") else "baseline"
-
-
-def _x_label(variable: xr.DataArray, over: str) -> str:
-    if over not in variable.coords:
-        return words(over)
-    axis = variable[over]
-    stated = str(axis.attrs.get("units") or "")
-    return long_name(axis) + (f" ({stated})" if stated not in ("", "1") else "")
-
-
-def _along(dimension: str | None, variable: xr.DataArray) -> list[tuple[dict[str, int], str]]:
-    """Return a place and a title for each coordinate along a dimension; one place without one."""
-    if dimension is None or dimension not in variable.dims:
-        return [({}, "")]
-    values = [str(value) for value in variable[dimension].values]
-    return [
-        ({dimension: i}, READINGS.get((dimension, value), f"{words(dimension)}: {value}"))
-        for i, value in enumerate(values)
-    ]
 
 
 def _band(panels: Sequence[Panel], result: Result) -> str:
@@ -181,7 +170,15 @@ def _panel(
         short = label if series else SAID["plain"]
         # Along panels, a coordinate keeps the colour that it has as a series.
         colour = i if series else next(iter(at.values()), 0)
-        shown.append(_line(drawing, name, label=label, short=short, colour=colour, at=place))
+        line = _line(drawing, name, label=label, short=short, colour=colour, at=place)
+        shades = _shades(variable, view.series)
+        if shades is not None:
+            if line.low is not None:
+                drawing.note(f"Intervals are left out: there are {len(series)} lines.")
+            _, low, high = shades
+            share = (float(variable[view.series].values[i]) - low) / (high - low)
+            line = replace(line, shade=share, low=None, high=None)
+        shown.append(line)
     averaged = any(line.points is not None for line in shown)
     lowest = min(float(np.nanmin(line.y, initial=0.0)) for line in shown)
     return Panel(
@@ -191,6 +188,16 @@ def _panel(
         lines=tuple(shown),
         zero=lowest < 0 or name.endswith("_effect"),
     )
+
+
+def _shades(variable: xr.DataArray, series: str | None) -> tuple[str, float, float] | None:
+    """Return label and ends of what many lines are shaded by: a series whose coordinates are numbers."""
+    if series is None or series not in variable.dims or variable.sizes[series] <= MOST_NAMED:
+        return None
+    values = variable[series].values
+    if not np.issubdtype(values.dtype, np.number) or values.min() == values.max():
+        return None
+    return axis_label(variable, series), float(values.min()), float(values.max())
 
 
 def _missing(result: Result, condition: str) -> str:
@@ -252,12 +259,32 @@ def _line(
         points = array(variable, over, "head")
         y = mean_over_heads(points, cyclic=view.colours == "cyclic")
         low, high = _bounds_of_mean(drawing, name, points, chosen, at, kind)
-        return replace(line, y=y, points=points, low=low, high=high)
+        return _on_scales(drawing, replace(line, y=y, points=points, low=low, high=high))
     line = replace(line, y=array(variable, over), levels=_levels(drawing, name, chosen, at, kind))
     if beside(result, name):
         low, high = (array(one(f"{name}_{end}")[0], over) for end in ("low", "high"))
         line = replace(line, low=low, high=high)
-    return line
+    return _on_scales(drawing, line)
+
+
+def _on_scales(drawing: _Drawing, line: Line) -> Line:
+    """Return a line without what its axes have no place for, and say what that is."""
+    view = drawing.view
+    if not np.isfinite(line.y).all():
+        drawing.note(f"{plural(words(view.over)).capitalize()} without a value are left open.")
+    if view.y_scale == "log":
+        if (line.y <= 0).any():
+            drawing.note("Values that are not above 0 have no place on a logarithmic axis and are left open.")
+        line = replace(line, y=np.where(line.y > 0, line.y, np.nan))
+    if view.x_scale == "linear":
+        return line
+    keep = line.x > 0
+    if not keep.any():
+        raise drawing.error(f"nothing along {view.over!r} is above 0, for a logarithmic axis.")
+    drawing.note(left_out(words(view.over), line.x[~keep]))
+    parts = ("x", "y", "low", "high", "points", "levels")
+    known = {part: getattr(line, part) for part in parts}
+    return replace(line, **{part: value[keep] for part, value in known.items() if value is not None})
 
 
 def _levels(
@@ -318,33 +345,6 @@ def _bounds_of_mean(
     return low, high
 
 
-def share_of_mean(rows: Numbers) -> Numbers:
-    """Return one row for each unit whose mean over units is the mean over heads of the heads' means.
-
-    Where every head has a value in every unit, this is the mean over heads. Where a head ``h`` has values
-    in ``n_h`` of ``n`` units, a unit counts with its deviation from the head's mean, times ``n / n_h``: the
-    mean over heads is then that of the figure, and resampling the rows is resampling it to first order.
-
-    Parameters
-    ----------
-    rows
-        ``[unit, place, head]``; not-a-number where a head has no value in a unit.
-
-    Returns
-    -------
-    array
-        ``[unit, place]``; not-a-number where no head has a value in any unit.
-    """
-    known = np.isfinite(rows)
-    count = known.sum(axis=0)
-    filled = np.where(known, rows, 0.0)
-    mean = filled.sum(axis=0) / np.maximum(count, 1)
-    shares = mean + np.where(known, (filled - mean) * (len(rows) / np.maximum(count, 1)), 0.0)
-    shares = np.where(count > 0, shares, 0.0).sum(axis=-1)
-    heads = (count > 0).sum(axis=-1)
-    return np.where(heads > 0, shares / np.maximum(heads, 1), np.nan)
-
-
 def _reference(drawing: _Drawing, name: str, n_series: int, at: Mapping[str, int], short: str) -> list[Line]:
     """Return the lines of a baseline or null: one if all series share it, else each or a band."""
     view = drawing.view
@@ -384,17 +384,3 @@ def _reference(drawing: _Drawing, name: str, n_series: int, at: Mapping[str, int
             points=None,
         )
     ]
-
-
-def mean_over_heads(points: Numbers, *, cyclic: bool = False) -> Numbers:
-    """Return the mean of ``[layer, head]`` over the heads that have a value; NaN where none has.
-
-    Angles are averaged as directions.
-    """
-    known = np.isfinite(points)
-    counts = np.maximum(known.sum(axis=1), 1)
-    filled = np.where(known, points, 0.0)
-    if cyclic:
-        directions = np.where(known, np.exp(1j * filled), 0.0).sum(axis=1)
-        return np.where(known.any(axis=1), np.angle(directions), np.nan)
-    return np.where(known.any(axis=1), filled.sum(axis=1) / counts, np.nan)

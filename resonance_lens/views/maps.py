@@ -24,6 +24,9 @@ from resonance_lens.views.content import (
 from resonance_lens.views.marks import claim_of, levels, marking, refused
 from resonance_lens.views.text import words
 
+MEANINGS = "flag_meanings"
+"""The attribute, of the CF conventions, that names the classes 0, 1, 2, ... of a variable."""
+
 FACETS = 4
 """Most panels that one map is split into along a dimension that the view did not select."""
 
@@ -67,7 +70,11 @@ def heat_map(view: ViewSpec, result: Result) -> Map:
         grids = grids[:FACETS]
     x, y = (tuple(str(v) for v in values[d].values) for d in (columns, rows))
     layered = view.kind == "layer_head_map"
-    limits, extend = _limits(view, grids, square=not layered and x == y)
+    limits, extend = colour_limits(view, grids, square=not layered and x == y)
+    classes = tuple(words(name) for name in str(variable.attrs.get(MEANINGS, "")).split())
+    if classes:
+        limits, extend = (-0.5, len(classes) - 0.5), "neither"
+        _check_classes(view, result, grids, classes)
     if not all(np.isfinite(grid.values).all() for grid in grids):
         notes.append("Cells without a value are grey.")
     if extend != "neither":
@@ -84,6 +91,7 @@ def heat_map(view: ViewSpec, result: Result) -> Map:
         units=units(variable),
         limits=limits,
         extend=extend,
+        classes=classes,
         marking=None if claim is None else _marking(result, claim, grids),
         outlined=_outlined(view, result, x, y) if layered else (),
         grids=tuple(grids),
@@ -106,6 +114,15 @@ def _dimensions(view: ViewSpec, result: Result, name: str) -> tuple[str, str]:
     return needed[0], needed[1]
 
 
+def _check_classes(view: ViewSpec, result: Result, grids: list[Grid], classes: tuple[str, ...]) -> None:
+    every = np.concatenate([grid.values[np.isfinite(grid.values)] for grid in grids])
+    if not np.isin(every, np.arange(len(classes))).all():
+        raise ResultError(
+            f"The view {view.title!r} of {result.name} cannot be drawn: {view.variables[0]!r} has values "
+            f"that are none of its {len(classes)} classes."
+        )
+
+
 def _outlined(
     view: ViewSpec, result: Result, layers: tuple[str, ...], heads: tuple[str, ...]
 ) -> tuple[tuple[int, int], ...]:
@@ -123,7 +140,7 @@ def _axis(dimension: str) -> str:
     return "head" if dimension in ("head_a", "head_b") else words(dimension)
 
 
-def _limits(view: ViewSpec, grids: list[Grid], *, square: bool) -> tuple[tuple[float, float], str]:
+def colour_limits(view: ViewSpec, grids: list[Grid], *, square: bool) -> tuple[tuple[float, float], str]:
     """Return the range of the colours, and at which ends values lie beyond it."""
     every = np.concatenate([grid.values[np.isfinite(grid.values)] for grid in grids])
     values = every

@@ -16,20 +16,19 @@ from resonance_lens.errors import ResultError
 from resonance_lens.files import write_text
 from resonance_lens.registry import EVIDENCE
 from resonance_lens.result import Result, ViewSpec
-from resonance_lens.views import circuits, svg, tables
+from resonance_lens.views import circuits, strips, svg, tables
 from resonance_lens.views.build import build
 from resonance_lens.views.circuits import Mount
-from resonance_lens.views.content import Heads, Lines
-from resonance_lens.views.exhibits import Exhibit
+from resonance_lens.views.content import Heads, Line, Lines
+from resonance_lens.views.figures import WIDTH, width
 from resonance_lens.views.record import describe
+from resonance_lens.views.strips import Strips
 from resonance_lens.views.text import number, script_json, words
 from resonance_lens.views.theme import DARK, LIGHT, variables
+from resonance_lens.views.token_values import TokenValues
 
 if TYPE_CHECKING:
     from resonance_lens.runs import Run
-
-STRIP_PROMPTS, STRIP_HEADS, STRIP_TOKENS = 4, 3, 160
-"""Most prompts, heads and tokens of the still picture of coloured tokens."""
 
 PATTERN_BUDGET = 1_500_000
 """Most characters that the patterns of the interactive views take; the rest stay still pictures."""
@@ -44,9 +43,10 @@ class Shown:
     notes: tuple[str, ...]
     wide: bool = False
     figures: tuple[tuple[str, Markup], ...] = ()
-    strips: tuple[dict[str, Any], ...] = ()
+    strips: tuple[Strips, ...] = ()
     mounts: tuple[tuple[str, Mount], ...] = ()
     left_out: int = 0
+    interactive: bool = False
     error: str = ""
 
 
@@ -134,19 +134,37 @@ def _shown(view: ViewSpec, result: Result, key: str, packer: circuits.Packer | N
     except ResultError as error:
         # One view that a third party declared wrongly must not cost the whole page.
         return Shown(key=key, view=view, notes=(), error=str(error))
-    if not isinstance(content, Heads):
-        wide = isinstance(content, Lines) and len(content.panels) > 1
+    if not isinstance(content, Heads | TokenValues):
+        wide = width(content) > WIDTH
         figures = _figures(content, key)
         return Shown(key=key, view=view, notes=content.notes, wide=wide, figures=figures)
-    if not content.exhibits:
+    if isinstance(content, Heads) and not content.exhibits:
         return Shown(key=key, view=view, notes=content.notes)
     mounts = [(f"{key}m{i}", mount) for i, mount in enumerate(circuits.mounts(content))]
     kept = tuple(m for m in mounts if packer is not None and packer.add(*m))
     left_out = len(mounts) - len(kept) if packer is not None else 0
+    if isinstance(content, TokenValues):
+        notes = (*content.notes, *([circuits.NO_CIRCLE] if content.cyclic and packer is not None else []))
+        return Shown(
+            key=key,
+            view=view,
+            notes=notes,
+            strips=strips.of_values(content),
+            mounts=kept,
+            interactive=not content.cyclic,
+        )
     if view.kind == "colored_tokens":
-        strips = tuple(_strip(exhibit) for exhibit in content.exhibits[:STRIP_PROMPTS])
+        of_prompts = tuple(strips.of_exhibit(exhibit) for exhibit in content.exhibits[: strips.PROMPTS])
         notes = (circuits.RECEIVED, *content.notes)
-        return Shown(key=key, view=view, notes=notes, strips=strips, mounts=kept, left_out=left_out)
+        return Shown(
+            key=key,
+            view=view,
+            notes=notes,
+            strips=of_prompts,
+            mounts=kept,
+            left_out=left_out,
+            interactive=True,
+        )
     return Shown(
         key=key,
         view=view,
@@ -154,31 +172,13 @@ def _shown(view: ViewSpec, result: Result, key: str, packer: circuits.Packer | N
         figures=_figures(content, key),
         mounts=kept,
         left_out=left_out,
+        interactive=True,
     )
 
 
 def _figures(content: Any, key: str) -> tuple[tuple[str, Markup], ...]:
     drawn = svg.inline(content, key=key, description=describe(content))
     return tuple((theme, Markup(text)) for theme, text in drawn)
-
-
-def _strip(exhibit: Exhibit) -> dict[str, Any]:
-    """Return a prompt's tokens with, for each head, how strongly each is coloured, in percent."""
-    heads = []
-    for j, head in enumerate(exhibit.heads[:STRIP_HEADS]):
-        end = float(exhibit.scale[j])
-        shares = np.minimum(1.0, exhibit.received[j] / end)
-        tokens = [
-            (token, round(60 * float(share)))
-            for token, share in zip(exhibit.tokens[:STRIP_TOKENS], shares, strict=False)
-        ]
-        heads.append({"head": head, "end": number(end), "tokens": tokens})
-    return {
-        "name": exhibit.name,
-        "length": exhibit.length,
-        "cut": exhibit.length > STRIP_TOKENS,
-        "heads": heads,
-    }
 
 
 def _trace(result: Result) -> dict[str, Any] | None:
@@ -206,10 +206,11 @@ def _small(content: Lines) -> dict[str, Any] | None:
             for line in one.lines
             if not line.reference
         ]
+    null = next((line for line in panel.lines if line.reference), None)
+    values, null = [_placed(line, content.view) for line in values], null and _placed(null, content.view)
     named = len(values) > 1
     if len(values) > 2:
         values = values[:1]
-    null = next((line for line in panel.lines if line.reference), None)
     every = np.concatenate([line.y for line in (*values, *([null] if null else []))])
     if not np.isfinite(every).any():
         return None
@@ -221,6 +222,11 @@ def _small(content: Lines) -> dict[str, Any] | None:
         y = 44 - 40 * (line.y - low) / span
         return " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, y, strict=True) if np.isfinite(b))
 
+    ends = values[0].x[[0, -1]]
+    ends, (low, high) = (
+        (10**ends if content.view.x_scale == "log" else ends),
+        ((10**low, 10**high) if content.view.y_scale == "log" else (low, high)),
+    )
     return {
         "label": f"{panel.label} ({panel.units})",
         "values": [points(line) for line in values],
@@ -229,9 +235,15 @@ def _small(content: Lines) -> dict[str, Any] | None:
         "low": number(low),
         "high": number(high),
         "over": content.x_label,
-        "first": f"{values[0].x[0]:g}",
-        "last": f"{values[0].x[-1]:g}",
+        "first": number(float(ends[0])),
+        "last": number(float(ends[1])),
     }
+
+
+def _placed(line: Line, view: ViewSpec) -> Line:
+    """Return a line as it lies on its axes: logarithms where they are logarithmic."""
+    x = np.log10(line.x) if view.x_scale == "log" else line.x
+    return replace(line, x=x, y=np.log10(line.y) if view.y_scale == "log" else line.y)
 
 
 def _template(name: str) -> jinja2.Template:

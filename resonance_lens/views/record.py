@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from resonance_lens.errors import ResultError
 from resonance_lens.result import Result, ViewSpec
-from resonance_lens.views.build import build
+from resonance_lens.views.axes import Axis
+from resonance_lens.views.build import Shown, build
 from resonance_lens.views.content import Heads, Levels, Lines, Map, Marking
+from resonance_lens.views.images import Image
+from resonance_lens.views.networks import Network
+from resonance_lens.views.oscilloscopes import Oscilloscope
 from resonance_lens.views.text import listing, words
+from resonance_lens.views.token_values import TokenValues
 
 if TYPE_CHECKING:
     from resonance_lens.runs import Run
@@ -19,8 +26,9 @@ def record(run: Run) -> list[dict[str, Any]]:
 
     Each entry is plain data (it can be written as JSON): ``analysis``, ``kind``, ``title``,
     ``says``, ``misleads``, ``evidence``, ``selection``, ``notes``, and then, by kind, the panels
-    with their axis labels, units and lines; the maps with their sizes and colours; or the prompts
-    with their heads and token texts. A view that cannot be drawn has ``error`` instead.
+    with their axis labels, units and lines; the maps and images with their axes, sizes and colours; the
+    traces; the pairs of heads; or the prompts with their heads and token texts. A view that cannot be
+    drawn has ``error`` instead.
     """
     return [record_view(view, result) for result in run.results.values() for view in result.views]
 
@@ -39,14 +47,24 @@ def record_view(view: ViewSpec, result: Result) -> dict[str, Any]:
     except ResultError as error:
         return {**said, "error": str(error)}
     said |= {"evidence": shown.evidence, "selection": shown.selection, "notes": list(shown.notes)}
+    return {**said, **_content(shown)}
+
+
+def _content(shown: Shown) -> dict[str, Any]:
     if isinstance(shown, Lines):
-        return {**said, **_lines(shown)}
+        return _lines(shown)
     if isinstance(shown, Map):
-        return {**said, **_map(shown)}
-    return {**said, **_heads(shown)}
+        return _map(shown)
+    if isinstance(shown, Image):
+        return _image(shown)
+    if isinstance(shown, Oscilloscope):
+        return _oscilloscope(shown)
+    if isinstance(shown, Network):
+        return _network(shown)
+    return _tokens(shown) if isinstance(shown, TokenValues) else _heads(shown)
 
 
-def describe(shown: Lines | Map | Heads) -> str:
+def describe(shown: Shown) -> str:
     """Return one sentence for those who do not see the figure."""
     if isinstance(shown, Lines):
         panels = listing([f"{panel.label} ({panel.units})" for panel in shown.panels])
@@ -60,6 +78,21 @@ def describe(shown: Lines | Map | Heads) -> str:
             f"{columns} columns ({shown.x_label})."
             + (f" Marks: {shown.marking.legend}." if shown.marking else "")
         )
+    if isinstance(shown, Image):
+        return (
+            f"Heat map of {shown.label} ({shown.units}): {shown.y.values.size} rows ({shown.y.label}) by "
+            f"{shown.x.values.size} columns ({shown.x.label})."
+        )
+    if isinstance(shown, Oscilloscope):
+        return (
+            f"Traces of {listing(list(shown.names))} over {shown.x.label}, and the second against the first: "
+            f"{shown.label} ({shown.units})."
+        )
+    if isinstance(shown, Network):
+        return f"Network of heads by {shown.label} ({shown.units}); {shown.legend}."
+    if isinstance(shown, TokenValues):
+        tracks = [track.label for group in shown.groups for track in group.tracks]
+        return f"{len(shown.tokens)} tokens, coloured by {listing(tracks)}."
     prompts = [exhibit.name for exhibit in shown.exhibits]
     heads = list(shown.exhibits[0].heads) if shown.exhibits else []
     what = words(shown.view.kind).replace("colored", "coloured").capitalize()
@@ -89,7 +122,15 @@ def _lines(shown: Lines) -> dict[str, Any]:
         }
         for panel in shown.panels
     ]
-    return {"series": shown.series, "legend": shown.legend, "panels": panels}
+    scales = {"x_scale": shown.view.x_scale, "y_scale": shown.view.y_scale}
+    return {
+        "series": shown.series,
+        "legend": shown.legend,
+        "periods": shown.periods,
+        "shades": None if shown.shades is None else list(shown.shades),
+        **scales,
+        "panels": panels,
+    }
 
 
 def _at_levels(marking: Marking | None, levels: Levels | None, places: list[str]) -> dict[str, list[str]]:
@@ -110,6 +151,7 @@ def _map(shown: Map) -> dict[str, Any]:
         "units": shown.units,
         "colours": shown.view.colours,
         "limits": [float(limit) for limit in shown.limits],
+        "classes": list(shown.classes),
         "columns": len(shown.x),
         "rows": len(shown.y),
         "cells": [int(grid.values.size) for grid in shown.grids],
@@ -122,6 +164,73 @@ def _map(shown: Map) -> dict[str, Any]:
             for grid in shown.grids
         ],
     }
+
+
+def _image(shown: Image) -> dict[str, Any]:
+    return {
+        "x": _axis(shown.x),
+        "y": _axis(shown.y),
+        "colour": shown.label,
+        "units": shown.units,
+        "colours": shown.view.colours,
+        "limits": [float(limit) for limit in shown.limits],
+        "columns": int(shown.x.values.size),
+        "rows": int(shown.y.values.size),
+        "panels": [grid.title for grid in shown.grids],
+        "missing": [int((~np.isfinite(grid.values)).sum()) for grid in shown.grids],
+    }
+
+
+def _axis(axis: Axis) -> dict[str, Any]:
+    return {
+        "label": axis.label,
+        "scale": axis.scale,
+        "first": float(axis.values[0]),
+        "last": float(axis.values[-1]),
+        "periods": axis.periods,
+    }
+
+
+def _oscilloscope(shown: Oscilloscope) -> dict[str, Any]:
+    return {
+        "x": _axis(shown.x),
+        "y": shown.label,
+        "units": shown.units,
+        "traces": list(shown.names),
+        "points": int(shown.traces.shape[1]),
+        "curve": int(shown.curves.shape[1]),
+        "limits": [[float(limit) for limit in limits] for limits in shown.limits],
+    }
+
+
+def _network(shown: Network) -> dict[str, Any]:
+    return {
+        "colour": shown.label,
+        "units": shown.units,
+        "heads": [node.label for node in shown.nodes],
+        "pairs": [[shown.nodes[arc.a].label, shown.nodes[arc.b].label, arc.strength] for arc in shown.arcs],
+        "possible": shown.possible,
+        "legend": shown.legend,
+        "communities": {
+            "name": shown.grouped,
+            "heads": [
+                [node.label for node in shown.nodes if node.community == i] for i in range(len(shown.sizes))
+            ],
+        },
+    }
+
+
+def _tokens(shown: TokenValues) -> dict[str, Any]:
+    groups = [
+        {
+            "label": group.label,
+            "units": group.units,
+            "limits": [float(limit) for limit in group.limits],
+            "tracks": [track.label for track in group.tracks],
+        }
+        for group in shown.groups
+    ]
+    return {"tokens": list(shown.tokens), "colours": shown.view.colours, "groups": groups}
 
 
 def _heads(shown: Heads) -> dict[str, Any]:

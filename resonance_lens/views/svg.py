@@ -9,10 +9,12 @@ from xml.etree import ElementTree
 
 import matplotlib
 import numpy as np
-from PIL import Image
+from PIL import Image as Picture
 
-from resonance_lens.views.content import Heads, Lines, Map
+from resonance_lens.views.build import Shown
+from resonance_lens.views.content import Map
 from resonance_lens.views.figures import draw_content, undated
+from resonance_lens.views.images import Image
 from resonance_lens.views.theme import DARK, LIGHT, Theme, names
 
 SVG = "http://www.w3.org/2000/svg"
@@ -21,7 +23,7 @@ PNG = "data:image/png;base64,"
 HREF = f"{{{XLINK}}}href"
 
 
-def inline(shown: Lines | Map | Heads, *, key: str, description: str) -> list[tuple[str, str]]:
+def inline(shown: Shown, *, key: str, description: str) -> list[tuple[str, str]]:
     """Return the figure of a view as ``(theme, svg)``; the theme is ``any``, ``light`` or ``dark``.
 
     One figure serves both themes, except where the neutral colour of the map differs between them.
@@ -33,14 +35,14 @@ def inline(shown: Lines | Map | Heads, *, key: str, description: str) -> list[tu
     description
         For those who do not see the figure.
     """
-    if isinstance(shown, Map) and shown.view.colours == "diverging":
+    if isinstance(shown, Map | Image) and shown.view.colours == "diverging":
         themes: tuple[tuple[str, Theme], ...] = (("light", LIGHT), ("dark", DARK))
     else:
         themes = (("any", LIGHT),)
     return [(name, _one(shown, theme, f"{key}-{name}", description)) for name, theme in themes]
 
 
-def _one(shown: Lines | Map | Heads, theme: Theme, key: str, description: str) -> str:
+def _one(shown: Shown, theme: Theme, key: str, description: str) -> str:
     placeholder, stands_for = placeholders(theme)
     figure = draw_content(shown, theme=placeholder, title=False, interpolation="none")
     text = io.StringIO()
@@ -52,10 +54,13 @@ def _one(shown: Lines | Map | Heads, theme: Theme, key: str, description: str) -
 def placeholders(base: Theme) -> tuple[Theme, dict[str, str]]:
     """Return a theme of colours that occur nowhere else, and the CSS variable that each stands for."""
     every = {name: f"#fe{i:02x}{(7 * i) % 251:02x}" for i, name in enumerate(names(base))}
-    series = tuple(every[f"series-{i + 1}"] for i in range(len(base.series)))
-    plain = {name: value for name, value in every.items() if not name.startswith("series")}
+    series, beam = (
+        tuple(value for name, value in every.items() if name.startswith(f"{family}-"))
+        for family in ("series", "beam")
+    )
+    plain = {name: value for name, value in every.items() if not name.startswith(("series-", "beam-"))}
     stands_for = {value: f"var(--{name})" for name, value in every.items()}
-    return Theme(**plain, series=series, diverging=base.diverging), stands_for
+    return Theme(**plain, series=series, diverging=base.diverging, beam=beam), stands_for
 
 
 def adapt(text: str, stands_for: dict[str, str], *, key: str, description: str) -> str:
@@ -102,12 +107,12 @@ def _adapt(element: ElementTree.Element, stands_for: dict[str, str], key: str, r
 
 def with_palette(png: bytes) -> bytes:
     """Return a PNG with the same pixels and a palette, which is smaller, where its colours allow it."""
-    with Image.open(io.BytesIO(png)) as image:
+    with Picture.open(io.BytesIO(png)) as image:
         pixels = np.asarray(image.convert("RGBA"))
     colours, indices = np.unique(pixels.reshape(-1, 4), axis=0, return_inverse=True)
     if len(colours) > 256:
         return png
-    smaller = Image.fromarray(indices.reshape(pixels.shape[:2]).astype(np.uint8), mode="P")
+    smaller = Picture.fromarray(indices.reshape(pixels.shape[:2]).astype(np.uint8), mode="P")
     smaller.putpalette(colours[:, :3].tobytes(), rawmode="RGB")
     written = io.BytesIO()
     smaller.save(written, "png", optimize=True, transparency=colours[:, 3].tobytes())

@@ -16,8 +16,8 @@ from resonance_lens.methods import READINGS
 from resonance_lens.result import Result
 from resonance_lens.stats.inference import LEVEL
 from resonance_lens.views.content import array, long_name, units
-from resonance_lens.views.lines import mean_over_heads
 from resonance_lens.views.marks import BASELINES
+from resonance_lens.views.means import mean_over_heads
 from resonance_lens.views.text import amount, duration, given, listing, number, words
 
 if TYPE_CHECKING:

@@ -51,6 +51,17 @@ def words(name: str) -> str:
     return name.replace("_", " ")
 
 
+def plural(name: str) -> str:
+    """Return the plural of a word.
+
+    Examples
+    --------
+    >>> plural("layer"), plural("frequency")
+    ('layers', 'frequencies')
+    """
+    return name[:-1] + "ies" if name.endswith("y") and name[-2:-1] not in "aeiou" else name + "s"
+
+
 def given(long_name: str) -> str:
     """Return a long name without what it says of not-a-number.
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
+import numpy as np
+
 
 @dataclass(frozen=True, kw_only=True)
 class Theme:
@@ -26,6 +28,8 @@ class Theme:
     diverging
         From negative through what is neutral in this theme to positive; positive is blue, as in
         CircuitsVis.
+    beam
+        Of time on an oscilloscope, from the beginning to the end.
     """
 
     paper: str
@@ -42,6 +46,19 @@ class Theme:
     proxy: str
     synthetic: str
     diverging: tuple[str, ...]
+    beam: tuple[str, ...]
+
+
+BEAM_STEPS = 24
+"""Colours that time runs through on an oscilloscope."""
+
+
+def _between(*ends: str) -> tuple[str, ...]:
+    """Return `BEAM_STEPS` colours that run evenly through those given."""
+    given = np.array([[int(end[i : i + 2], 16) for i in (1, 3, 5)] for end in ends], dtype=np.float64)
+    at = np.linspace(0, len(ends) - 1, BEAM_STEPS)
+    mixed = np.stack([np.interp(at, np.arange(len(ends)), channel) for channel in given.T], axis=1)
+    return tuple("#" + "".join(f"{round(value):02x}" for value in colour) for colour in mixed)
 
 
 LIGHT = Theme(
@@ -71,6 +88,7 @@ LIGHT = Theme(
         "#2166ac",
         "#053061",
     ),  # ColorBrewer's RdBu
+    beam=_between("#6a4bc4", "#1668b5", "#00796b"),
 )
 
 DARK = Theme(
@@ -100,6 +118,7 @@ DARK = Theme(
         "#6cb0e6",
         "#bfe0ff",
     ),
+    beam=_between("#b39df3", "#74b7f2", "#4fd1b0"),
 )
 
 THEMES = {"light": LIGHT, "dark": DARK}
@@ -110,10 +129,10 @@ def names(theme: Theme) -> dict[str, str]:
     named = {
         field.name: getattr(theme, field.name)
         for field in fields(theme)
-        if field.name not in {"series", "diverging"}
+        if field.name not in {"series", "diverging", "beam"}
     }
-    for i in range(len(theme.series)):
-        named[f"series-{i + 1}"] = theme.series[i]
+    for name in ("series", "beam"):
+        named |= {f"{name}-{i}": colour for i, colour in enumerate(getattr(theme, name), start=1)}
     return named
 
 

@@ -556,6 +556,20 @@ class WrongDimensions(AttentionToSelf):
         return [replace(view, variables=("self_weight_prompt",), references=(), select={})]
 
 
+@caught_by("check_views", "has an axis 'frequency' whose coordinate does not say its long_name and units")
+class UnnamedAxis(AttentionToSelf):
+    """Draws over frequencies, and does not say per what."""
+
+    def conclude(self, seen: Accumulated) -> xr.Dataset:
+        power = ("frequency", [1.0, 2.0], {"long_name": "power", "units": "1"})
+        data: xr.Dataset = super().conclude(seen).assign(power=power).assign_coords(frequency=[0.1, 0.2])
+        return data
+
+    def views(self, result: Result) -> list[ViewSpec]:
+        view = super().views(result)[0]
+        return [replace(view, variables=("power",), references=(), select={}, over="frequency")]
+
+
 @caught_by("check_views", "shows L7H0, which does not exist")
 class ShowsNoHead(AttentionToSelf):
     """Draws a head that the model has not."""

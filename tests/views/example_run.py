@@ -1,4 +1,4 @@
-"""A synthetic run with the four first analyses, for everything that draws."""
+"""A synthetic run with the four first analyses and one of signals along tokens, for everything that draws."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from tests.views.example_results import (
     head_sync,
     phase_coherence,
 )
+from tests.views.example_signals import signals
 
 HOSTILE = (
     "<script>alert(1)</script>",
@@ -51,13 +52,14 @@ def make_run(
     hostile: bool = False,
     seed: int = 0,
 ) -> Run:
-    """Return a run with four analyses whose numbers have the shape of real ones."""
+    """Return a run with five analyses whose numbers have the shape of real ones."""
     rng = np.random.default_rng(seed)
     results = [
         phase_coherence(rng, n_layers, n_heads),
         head_sync(rng, n_layers, n_heads),
         attention_entropy(rng, n_layers, n_heads),
         belief_collapse(rng, n_layers),
+        signals(rng, n_layers, n_heads, HOSTILE if hostile else ()),
     ]
     pairs = [(layer, head) for layer in range(n_layers) for head in range(n_heads)]
     heads = sorted({pair for result in results for view in result.views for pair in view.heads})

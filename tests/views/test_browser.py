@@ -13,10 +13,18 @@ from resonance_lens.views.page import render
 from resonance_lens.views.text import visible
 from tests.views.chromium import Opened, in_frame, open_page, with_probe
 from tests.views.example_run import HOSTILE
+from tests.views.example_signals import texts
 
 pytestmark = pytest.mark.browser
 
 ATTENTION_HEADS, PROMPTS = 4, 4
+
+TRACK_GROUPS, TRACKS = 2, 4
+"""Views of CircuitsVis for values of tokens, and strips of text for them: two of angles have no such view."""
+
+
+STRIPS = ("colored_tokens", "token_values")
+"""Kinds of view whose still picture is text, not a figure."""
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +52,7 @@ def test_no_network_request(opened: Opened) -> None:
 
 
 def test_every_interactive_view_is_mounted(opened: Opened) -> None:
-    assert opened.dom.count('data-mounted="yes"') == 2 * PROMPTS
+    assert opened.dom.count('data-mounted="yes"') == 2 * PROMPTS + TRACK_GROUPS
 
 
 def test_nothing_executed(probed: Any) -> None:
@@ -62,17 +70,25 @@ def test_every_attention_view_is_drawn(probed: Any) -> None:
 
 def test_tokens_are_shown_as_text_in_circuitsvis(probed: Any, hostile_run: Run) -> None:
     views = [view for view in probed["views"] if view["tokens"]]
-    assert len(views) == PROMPTS
+    assert len(views) == PROMPTS + TRACK_GROUPS
     shown = [token.replace("\u2060", "") for token in views[0]["tokens"]]
     assert shown == _expected(hostile_run)
     assert {"<script>alert(1)</script>", "</script>", "<s>", "&amp;", "two¶lines"} <= set(shown)
 
 
 def test_tokens_are_shown_as_text_in_the_still_picture(probed: Any, hostile_run: Run) -> None:
-    assert len(probed["strips"]) == 2 * PROMPTS
+    assert len(probed["strips"]) == 2 * PROMPTS + TRACKS
     assert probed["strips"][0] == _expected(hostile_run)
     assert "·\U0001f642\U0001f44d\U0001f3fd" in probed["strips"][0]
     assert "·\u05e9\u05dc\u05d5\u05dd" in probed["strips"][0]
+
+
+def test_values_of_tokens_are_on_the_text_of_the_prompt(probed: Any, hostile_run: Run) -> None:
+    expected = [visible(token) for token in texts(HOSTILE)]
+    views = [view["tokens"] for view in probed["views"] if view["tokens"]][-TRACK_GROUPS:]
+    for tokens in views:
+        assert [token.replace("\u2060", "") for token in tokens] == expected
+    assert probed["strips"][-TRACKS:] == [expected] * TRACKS
 
 
 def test_ids_are_shown_as_text(probed: Any) -> None:
@@ -81,7 +97,7 @@ def test_ids_are_shown_as_text(probed: Any) -> None:
 
 def test_every_box_opens_and_every_figure_shows(probed: Any, run: Run) -> None:
     assert probed["closed"] == 0
-    still = [v for result in run.results.values() for v in result.views if v.kind != "colored_tokens"]
+    still = [v for result in run.results.values() for v in result.views if v.kind not in STRIPS]
     assert probed["figures"] == len(still)
 
 
@@ -99,7 +115,7 @@ def test_a_narrow_screen_scrolls_only_inside_boxes(run: Run, tmp_path: Path, dar
     assert seen["width"] == 400
     assert seen["scrollWidth"] <= seen["width"]
     assert seen["dark"] is dark
-    assert seen["figures"] == 10
+    assert seen["figures"] == 17
 
 
 def test_the_view_of_a_notebook_cell(hostile_run: Run, tmp_path: Path) -> None:
@@ -110,6 +126,14 @@ def test_the_view_of_a_notebook_cell(hostile_run: Run, tmp_path: Path) -> None:
     assert seen.errors == ()
     assert seen.requests == ()
     assert "<p>after</p>" in seen.dom
+
+
+def test_the_view_of_signals_in_a_notebook_cell(hostile_run: Run, tmp_path: Path) -> None:
+    path = show(hostile_run["signals"]).save(tmp_path / "view.html")
+    seen = open_page(path)
+    assert seen.errors == ()
+    assert seen.requests == ()
+    assert seen.dom.count('data-mounted="yes"') == TRACK_GROUPS
 
 
 def test_the_saved_view_of_a_result(hostile_run: Run, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from resonance_lens.views.circuits import Packer, bundle, markup_safe, mounts, p
 from resonance_lens.views.content import Heads
 from resonance_lens.views.exhibits import block_average
 from resonance_lens.views.text import script_json
+from resonance_lens.views.token_values import TokenValues
 from tests.views.example_run import make_run
 
 
@@ -69,8 +71,6 @@ def test_attention_heads_props(run: Run) -> None:
 
 
 def test_a_model_that_looks_ahead_is_not_masked(run: Run) -> None:
-    import dataclasses
-
     assert run.exhibits is not None
     exhibits = run.exhibits.copy(deep=True)
     exhibits["pattern"][:] = 1 / 24
@@ -98,6 +98,46 @@ def test_the_colour_bound_leaves_out_the_first_token(run: Run) -> None:
     values = np.array(mount.props["values"])
     assert mount.props["positiveBounds"] == [pytest.approx(values[1:].max(), abs=1e-4)] * 2
     assert values[0].max() > mount.props["positiveBounds"][0]
+
+
+def values(run: Run, index: int = -2) -> TokenValues:
+    shown = build(run["signals"].views[index], run["signals"])
+    assert isinstance(shown, TokenValues)
+    return shown
+
+
+def test_values_of_tokens_are_a_view_for_each_unit(run: Run) -> None:
+    shown = values(run)
+    power, surprise = mounts(shown)
+    assert power.component == surprise.component == "ColoredTokensMulti"
+    data = run["signals"].data
+    np.testing.assert_allclose(np.array(power.props["values"])[:, 0], data["band_power"], atol=1e-4)
+    np.testing.assert_allclose(np.array(surprise.props["values"])[:, 0], data["surprise"], atol=1e-4)
+    bound = float(np.abs(data["surprise"]).max())
+    assert surprise.props["positiveBounds"] == [pytest.approx(bound, rel=1e-4)]
+    assert surprise.props["negativeBounds"] == [pytest.approx(-bound, rel=1e-4)]
+    assert "red is" in surprise.caption and "red is" not in power.caption
+    assert ", in nats." in surprise.caption and ", dimensionless." in power.caption
+
+
+def test_angles_have_no_view_of_circuitsvis(run: Run) -> None:
+    assert mounts(values(run, -1)) == []
+
+
+def test_a_token_without_a_value_is_zero_there_and_it_says_so(run: Run) -> None:
+    data = run["signals"].data.copy(deep=True)
+    data["band_power"][3] = np.nan
+    result = dataclasses.replace(run["signals"], data=data)
+    shown = build(result.views[-2], result)
+    assert isinstance(shown, TokenValues)
+    mount = mounts(shown)[0]
+    assert mount.props["values"][3] == [0.0]
+    assert "no value" in mount.caption
+    json.dumps(mount.props, allow_nan=False)
+
+
+def test_tokens_with_values_are_escaped(hostile_run: Run) -> None:
+    assert mounts(values(hostile_run))[0].props["tokens"][0] == "<\u2060script>alert(1)<\u2060/script>"
 
 
 def test_one_token() -> None:

@@ -20,7 +20,8 @@ from resonance_lens.errors import ParameterError, ResultError
 from resonance_lens.result import Result, ViewSpec
 from resonance_lens.runs import Run
 from resonance_lens.views.figures import draw, draw_result, save
-from resonance_lens.views.plots import MARKS, drawable, spread_out
+from resonance_lens.views.plots import MARKS, spread_out
+from resonance_lens.views.plotting import drawable
 from tests.views.example_results import FOUND
 from tests.views.example_run import make_run
 
@@ -31,6 +32,7 @@ VIEWS = [
         ("head_sync", 3),
         ("attention_entropy", 3),
         ("belief_collapse", 1),
+        ("signals", 9),
     )
     for i in range(count)
 ]
@@ -282,6 +284,15 @@ def test_one_layer_is_a_point(run: Run) -> None:
     one = dataclasses.replace(result, data=result.data.isel(layer=[0]))
     figure = draw(result.views[0], one)
     assert [line.get_marker() for line in figure.axes[0].lines if labelled(line)] == ["o"]
+
+
+def test_a_value_between_two_gaps_is_a_point(run: Run) -> None:
+    result = run["belief_collapse"]
+    data = result.data.copy(deep=True)
+    data["entropy"][:, [1, 3]] = np.nan
+    figure = draw(result.views[0], dataclasses.replace(result, data=data))
+    (line,) = [line for line in figure.axes[0].lines if labelled(line)]
+    assert (line.get_marker(), line.get_markevery()) == ("o", [0, 2])
 
 
 @pytest.mark.parametrize("ending", ["png", "svg", "pdf"])

@@ -19,7 +19,9 @@ from resonance_lens.result import Result, ViewSpec
 from resonance_lens.runs import Run
 from resonance_lens.views import circuits, page, show, tables
 from resonance_lens.views.page import render, write_report
+from resonance_lens.views.text import number
 from tests.views.example_run import make_run
+from tests.views.example_signals import TOKENS
 
 
 class Reader(HTMLParser):
@@ -129,6 +131,66 @@ def test_ids_are_unique_and_references_resolve(html: str, read: Reader) -> None:
         if (attrs.get(key) or "").startswith("#")
     }
     assert used <= set(ids)
+
+
+def test_angles_of_tokens_are_colours_of_a_circle_and_say_why_there_is_no_other_view(html: str) -> None:
+    section = _section(html, "signals").split("<h3>Phase of tokens</h3>")[1]
+    assert "CircuitsVis has no colours that meet at the ends of a circle" in section
+    assert "<details data-view" not in section.split("</section>")[0]
+    assert 'class="circle"' in section
+    ends = re.findall(r"linear-gradient\(90deg, (#\w+), .*?, (#\w+)\)", section)
+    assert len(ends) == 1 and _near(*ends[0])
+    faces = re.findall(r'<bdi style="background:(#\w+);color:(#\w+)" title="([^"]+)">', section)
+    assert len(faces) == 2 * TOKENS
+    for face, ink, _ in faces:
+        assert abs(_light(face) - _light(ink)) > 0.3
+    # A token's colour is its angle's: twelve tokens later it is the same.
+    assert _near(faces[0][0], faces[12][0]) and not _near(faces[0][0], faces[6][0])
+
+
+def _light(colour: str) -> float:
+    return float(np.dot([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)], (0.299, 0.587, 0.114)))
+
+
+def _near(one: str, other: str) -> bool:
+    return all(abs(int(one[i : i + 2], 16) - int(other[i : i + 2], 16)) < 6 for i in (1, 3, 5))
+
+
+def test_values_of_tokens_are_said_when_pointed_at(html: str, run: Run) -> None:
+    section = _section(html, "signals").split("<h3>Power and surprise of tokens</h3>")[1]
+    surprise = run["signals"].data["surprise"].values
+    tokens = re.findall(r'<bdi style="--v:(\d+)%(;--c:var\(--series-2\))?" title="([^"]+)">', section)
+    assert len(tokens) >= 2 * TOKENS
+    for (share, orange, said), value in zip(tokens[TOKENS : 2 * TOKENS], surprise, strict=True):
+        assert bool(orange) == (value < 0)
+        assert int(share) == pytest.approx(60 * abs(value) / np.abs(surprise).max(), abs=0.51)
+        assert said == number(float(value))
+
+
+def test_a_token_without_a_value_has_no_colour(run: Run) -> None:
+    result = run["signals"]
+    data = result.data.copy(deep=True)
+    data["band_power"][:3] = np.nan
+    changed = dataclasses.replace(result, data=data, views=result.views[-2:-1])
+    html = render(dataclasses.replace(run, results={"signals": changed}))
+    assert html.count('<bdi style="background:none" title="no value">') == 3
+
+
+def test_a_track_alone_in_its_group_is_named_once(html: str) -> None:
+    section = Reader(_section(html, "signals").split("<h3>Power and surprise of tokens</h3>")[1]).text
+    shown = section.split("Explore in CircuitsVis")[0]
+    assert shown.count("power in the band") == 1
+    assert f"power in the band (dimensionless), {TOKENS} tokens" in shown
+
+
+def test_the_small_trace_of_a_spectrum_is_on_its_axes(html: str) -> None:
+    card = html.split('<a href="#signals">')[1].split("</article>")[0]
+    points = re.findall(r'class="series-1" points="([^"]+)"', card)[0].split()
+    x = np.array([float(point.split(",")[0]) for point in points])
+    frequency = np.arange(1, 33) / 64
+    expected = 200 * np.log(frequency / frequency[0]) / np.log(frequency[-1] / frequency[0])
+    np.testing.assert_allclose(x, expected, atol=0.06)
+    assert "over frequency (cycles per token) 0.0156 to 0.5" in card
 
 
 def test_one_copy_of_the_bundle(html: str) -> None:

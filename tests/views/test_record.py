@@ -15,7 +15,8 @@ from resonance_lens.runs import Run
 from resonance_lens.views import record
 from resonance_lens.views.build import build
 from resonance_lens.views.content import Lines
-from resonance_lens.views.lines import belongs, mean_over_heads, share_of_mean
+from resonance_lens.views.lines import belongs
+from resonance_lens.views.means import mean_over_heads, share_of_mean
 from resonance_lens.views.record import describe, record_view
 from tests.views.example_results import CATEGORIES
 from tests.views.example_run import make_exhibits, make_run
@@ -372,7 +373,7 @@ def test_more_heads_than_can_be_drawn_are_cut_and_say_so() -> None:
         ),
         ({"over": "depth", "references": ()}, "'coherence' needs the dimension 'depth'"),
         ({"claim": "coherense_squared", "kind": "layer_head_map"}, "Did you mean 'coherence_squared'?"),
-        ({"kind": "pie"}, "Known: attention_heads, colored_tokens, layer_head_map"),
+        ({"kind": "pie"}, "Known: attention_heads, colored_tokens, image, layer_head_map"),
     ],
 )
 def test_a_view_that_cannot_be_drawn_says_why(run: Run, change: dict[str, Any], said: str) -> None:
