@@ -9,7 +9,9 @@ from typing import Any
 
 from resonance_lens.errors import ModelError, ParameterError, nearest, unknown
 from resonance_lens.models import TESTBED
+from resonance_lens.testbed.band_locked import band_locked
 from resonance_lens.testbed.circuit import Circuit
+from resonance_lens.testbed.filters import content_rule, opposed_pair
 from resonance_lens.testbed.idle import idle
 from resonance_lens.testbed.induction import induction
 from resonance_lens.testbed.locked import locked
@@ -17,7 +19,19 @@ from resonance_lens.testbed.positional import lag_kernels, previous_token, sinks
 from resonance_lens.testbed.rotary import rotary
 
 CIRCUITS: dict[str, Callable[..., Circuit]] = {
-    made.__name__: made for made in (previous_token, lag_kernels, sinks, induction, rotary, locked, idle)
+    made.__name__: made
+    for made in (
+        previous_token,
+        lag_kernels,
+        opposed_pair,
+        sinks,
+        content_rule,
+        induction,
+        rotary,
+        locked,
+        band_locked,
+        idle,
+    )
 }
 
 TRAINED = {"modular_addition": "final", "modular_addition_control": "control"}
@@ -48,8 +62,8 @@ def list_circuits() -> list[CircuitInfo]:
 
     Examples
     --------
-    >>> [circuit.name for circuit in list_circuits()]
-    ['previous_token', 'lag_kernels', 'sinks', 'induction', 'rotary', 'locked', 'idle']
+    >>> [circuit.name for circuit in list_circuits()][:4]
+    ['previous_token', 'lag_kernels', 'opposed_pair', 'sinks']
     """
     return [
         CircuitInfo(

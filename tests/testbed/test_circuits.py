@@ -22,10 +22,13 @@ NAMES = [circuit.name for circuit in testbed.list_circuits()]
 OTHERS: dict[str, dict[str, Any]] = {
     "previous_token": {"n_ctx": 30, "lag": 3, "rank": 8},
     "lag_kernels": {"n_ctx": 20, "kernels": [[0, 0, 1, 2.5], [1]]},
+    "opposed_pair": {"n_ctx": 30, "decay": 0.7, "frequency": 0.2},
     "sinks": {"n_ctx": 12, "masses": [0.01]},
+    "content_rule": {"n_ctx": 20, "n_tokens": 4, "sharpness": 3.0},
     "induction": {"n_ctx": 40, "n_tokens": 12},
     "rotary": {"n_ctx": 40, "base": 16, "dims": 4, "heads": [[(1, 3.0, 0.5), (0, 1.0, -2.0)], []]},
     "locked": {"n_ctx": 30, "n_contents": 2, "sharpness": 4.0},
+    "band_locked": {"n_ctx": 40, "frequency": 0.3, "levels": 8},
     "idle": {"n_ctx": 20, "n_layers": 1, "n_heads": 3, "values": 3, "spread": 0.5, "seed": 7},
 }
 """Parameters other than the defaults."""
@@ -153,13 +156,24 @@ FINDS: dict[str, dict[str, list[list[int]]]] = {
         "coherence_squared": [[0, head] for head in range(4)],
         "consistency": [],
     },
+    "opposed_pair": {
+        "distance": [[0, 0], [0, 1]],
+        "coherence_squared": [[0, 0], [0, 1]],
+        "consistency": [],
+    },
     "sinks": {"distance": [], "coherence_squared": [], "consistency": []},
+    "content_rule": {"distance": [], "coherence_squared": [], "consistency": []},
     "induction": {"distance": [[0, 0], [1, 0]], "coherence_squared": [], "consistency": []},
     "rotary": {"distance": [[0, 0], [0, 2]], "coherence_squared": [[0, 1], [0, 2]], "consistency": []},
     "locked": {
         "distance": [[layer, head] for layer in range(2) for head in range(2)],
         "coherence_squared": [],
         "consistency": [[0]],
+    },
+    "band_locked": {
+        "distance": [[0, head] for head in range(4)],
+        "coherence_squared": [],
+        "consistency": [],
     },
     "idle": {"distance": [], "coherence_squared": [], "consistency": []},
 }
@@ -203,7 +217,7 @@ def test_the_seed_of_the_idle_model_counts() -> None:
 @pytest.mark.parametrize(
     ("call", "sentence"),
     [
-        (lambda: testbed.load_circuit("inducton"), "There is no circuit 'inducton'. Known: idle, induction,"),
+        (lambda: testbed.load_circuit("inducton"), "content_rule, idle, induction, lag_kernels,"),
         (
             lambda: testbed.load_circuit("induction", tokens=3),
             "The circuit 'induction' has no parameter 'tokens'; it has n_ctx, n_tokens. Did you mean 'n_tok",
@@ -218,6 +232,10 @@ def test_the_seed_of_the_idle_model_counts() -> None:
         (lambda: testbed.load_circuit("lag_kernels", kernels=[[1, -1]]), "for each head; got [1, -1]."),
         (lambda: testbed.load_circuit("lag_kernels", kernels=[[1] * 65]), "1 to 64 weights"),
         (lambda: testbed.load_circuit("lag_kernels", kernels=[]), "at least one list of weights; got []."),
+        (lambda: testbed.load_circuit("opposed_pair", decay=1.0), "above 0 and at most 0.97; got 1.0."),
+        (lambda: testbed.load_circuit("opposed_pair", frequency=0.5), "from 0.05 to 0.4 cycles per token"),
+        (lambda: testbed.load_circuit("content_rule", n_tokens=2), "a whole number from 3 to 64; got 2."),
+        (lambda: testbed.load_circuit("content_rule", sharpness=0), "above 0 and at most 50 nats; got 0."),
         (lambda: testbed.load_circuit("rotary", dims=5), "an even number from 4 to 64; got 5."),
         (lambda: testbed.load_circuit("rotary", base=1.5), "a whole number of at least 2; got 1.5."),
         (lambda: testbed.load_circuit("rotary", heads=[[(8, 1, 0)]]), "pair from 0 to 7, amplitude"),
@@ -226,6 +244,8 @@ def test_the_seed_of_the_idle_model_counts() -> None:
         (lambda: testbed.load_circuit("rotary", heads=[[(0, 1, 0)] * 2]), "lists with each pair once"),
         (lambda: testbed.load_circuit("locked", sharpness=0), "above 0 and at most 50 nats; got 0."),
         (lambda: testbed.load_circuit("locked", n_contents=0), "a whole number from 1 to 16; got 0."),
+        (lambda: testbed.load_circuit("band_locked", frequency=0.5), "above 0 and below 0.5 cycles per"),
+        (lambda: testbed.load_circuit("band_locked", levels=1), "a whole number from 2 to 64; got 1."),
         (lambda: testbed.load_circuit("idle", values=16), "with at most 20000 tokens (5 parts); got 16."),
         (lambda: testbed.load_circuit("idle", n_heads=4), "with at most 6 heads in all; got 4."),
         (lambda: testbed.load_circuit("idle", spread=0), "above 0 and at most 10 nats; got 0."),
