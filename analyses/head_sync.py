@@ -21,7 +21,9 @@ from resonance_lens.planting import attention_facts, peaked_rows, permuted_rows
 from resonance_lens.registry import register
 from resonance_lens.result import Result, Target, ViewSpec
 from resonance_lens.signal import Signal
-from resonance_lens.stats.samples import AnySample, of_jackknife
+from resonance_lens.stats.across_prompts import match, own_pairs
+from resonance_lens.stats.jackknife import of_groups
+from resonance_lens.stats.samples import AnySample
 
 
 @register
@@ -210,29 +212,17 @@ class HeadSync(Analysis):
         """Return consistency beside that across prompts, as estimates that leave groups of prompts out."""
         features, block = seen.plain, seen.jackknife
         rows = np.swapaxes(features.rows["consistency"], 1, 2)  # [prompt, 2, layer]
-        used = [b for b in range(N_BLOCKS) if (block == b).any()]
         size = features.blocks["prompts"].shape[1]
         grid = query_grid(512 + 64 * size + self.min_keys, self.min_keys)[:size]
-        steps = steps_of(grid).numpy()
+        steps, queries = steps_of(grid).numpy(), features.rows["queries"]
 
-        def paired(blocks: list[int]) -> tuple[NDArray[Any], NDArray[Any]]:
-            """Return value and null of each prompt, from the prompts of some blocks."""
-            return match(features.blocks, blocks, rows, features.rows["queries"], steps)
+        def paired(left_out: int | None) -> tuple[NDArray[Any], NDArray[Any]]:
+            """Return value and null of each prompt, from the prompts of all groups but one."""
+            kept = [b for b in range(N_BLOCKS) if b != left_out]
+            parts = {name: blocks[kept].sum(0) for name, blocks in features.blocks.items()}
+            return match(parts, rows, queries, steps)
 
-        value, null = paired(used)
-        without = {b: paired([c for c in used if c != b]) for b in used if len(used) > 2}
-        samples: dict[str, AnySample] = {}
-        for category, members in seen.groups.items():
-            # Where one group holds a whole category, nothing is left without it.
-            inside = [b for b in without if (members & (block == b)).any() and (members & (block != b)).any()]
-            left = [members & (block != b) for b in inside]
-            samples[category] = of_jackknife(
-                value[members].mean(0),
-                null[members].mean(0),
-                [without[b][0][kept].mean(0) for b, kept in zip(inside, left, strict=True)],
-                [without[b][1][kept].mean(0) for b, kept in zip(inside, left, strict=True)],
-            )
-        return {"consistency": samples}
+        return {"consistency": of_groups(paired, block, seen.groups)}
 
     def summary(self, result: Result) -> str:
         """Return the order parameter beside chance, with the first position and without it."""
@@ -371,61 +361,6 @@ def query_grid(n_queries: int, first: int) -> torch.Tensor:
 def steps_of(grid: torch.Tensor) -> torch.Tensor:
     """Return how many queries each one of a grid stands for: means over a grid are weighted by these."""
     return 1.0 + 7 * (grid >= 64) + 56 * (grid >= 512)
-
-
-def own_pairs(units: Any) -> Any:
-    """Return the sum of cosines over ordered pairs of different heads, from ``[..., head, grid]``."""
-    return abs(units.sum(-2)) ** 2 - (abs(units) ** 2).sum(-2)
-
-
-def match(
-    blocks: Mapping[str, NDArray[Any]],
-    used: Sequence[int],
-    rows: NDArray[Any],
-    queries: NDArray[Any],
-    steps: NDArray[Any],
-) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return consistency within each prompt, and across prompts over the same queries.
-
-    For each query, the sum over ordered pairs of prompts p, q and of heads g, h, both different, of
-    ``Re(conj(u_pg) u_qh)`` is what the sums over prompts give, less the same-prompt terms. Each
-    prompt's null is the mean of that over the prompt's own queries.
-
-    Parameters
-    ----------
-    blocks
-        ``phasors``, ``own_pairs`` and ``prompts``; see `HeadSync.join`.
-    used
-        The blocks to look at.
-    rows
-        ``[prompt, 2, layer]``: consistency over all queries of each prompt.
-    queries
-        ``[prompt]``: how many queries of the grid each prompt has; they are the first ones.
-    steps
-        ``[grid]``: the weight of each query in a mean.
-
-    Returns
-    -------
-    tuple of arrays
-        Value and null, both ``[prompt, 2, layer]``, over the queries that two prompts reach. What only
-        one reaches is taken out of its value: there, the sums over prompts are that prompt's. If
-        there is no such query the null is not-a-number.
-    """
-    phasors = blocks["phasors"][list(used)].sum(0)  # [2, layer, head, grid]
-    own = blocks["own_pairs"][list(used)].sum(0)  # [2, layer, grid]
-    n = blocks["prompts"][list(used)].sum(0)  # [grid]
-    shared = int((n >= 2).sum())
-    if shared == 0:
-        return rows, np.full_like(rows, np.nan)
-    n_pairs = phasors.shape[2] * (phasors.shape[2] - 1)
-    total = np.cumsum(steps)
-    across = (own_pairs(phasors) - own)[..., :shared] / ((n * (n - 1))[:shared] * n_pairs)
-    null = np.cumsum(across * steps[:shared], axis=-1) / total[:shared]  # over the first 1, 2, ... queries
-    null = null[..., np.minimum(queries, shared) - 1]  # [2, layer, prompt]
-    alone = (own * steps)[..., shared:].sum(-1) / n_pairs
-    reach = total[queries - 1][:, None, None]
-    value = np.where(queries[:, None, None] > shared, (rows * reach - alone) / total[shared - 1], rows)
-    return value, np.moveaxis(null, -1, 0)
 
 
 def _mean(values: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
