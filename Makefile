@@ -1,6 +1,9 @@
 # `make` lists the targets. Each works in a fresh clone that has only Python and make.
 
 PYTHON ?= python3
+# Processes that the tests run in; the tests of a file stay together.
+WORKERS ?= auto
+PYTEST = -m pytest -n $(WORKERS) --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help dev demo test check format notebooks matrix benchmark calibration clean
@@ -15,13 +18,13 @@ demo: .venv/installed  ## measure SmolLM2-135M on the demo prompts and write a p
 	.venv/bin/resonance-lens report demo-run
 
 test: .venv/installed  ## run all tests
-	.venv/bin/python -m pytest
+	.venv/bin/python $(PYTEST)
 
 check: .venv/installed  ## format, lint, types and tests, changing nothing
 	.venv/bin/ruff format --check
 	.venv/bin/ruff check
 	.venv/bin/mypy
-	.venv/bin/python -m pytest
+	.venv/bin/python $(PYTEST)
 
 format: .venv/installed  ## format the code and mend what the linter can
 	.venv/bin/ruff check --fix
@@ -31,9 +34,9 @@ notebooks: .venv/installed  ## execute the notebooks
 	HF_HUB_OFFLINE=1 .venv/bin/python -m pytest --nbmake --nbmake-timeout=600 notebooks
 
 matrix: .venv/installed .venv-tl3/installed .venv-tl2/installed  ## run what concerns hosts beside TransformerLens 4, 3 and 2
-	.venv/bin/python -m pytest -m host
-	.venv-tl3/bin/python -m pytest -m host
-	.venv-tl2/bin/python -m pytest -m host
+	.venv/bin/python $(PYTEST) -m host
+	.venv-tl3/bin/python $(PYTEST) -m host
+	.venv-tl2/bin/python $(PYTEST) -m host
 
 calibration: .venv/installed  ## try every claim where nothing is to be found, and write the page about it
 	.venv/bin/python -m resonance_lens.calibrating --all
