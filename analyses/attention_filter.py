@@ -30,7 +30,7 @@ from resonance_lens.stats.streams import stream
 
 Array = NDArray[Any]
 
-CLASSES = ("sink", "content", "mixed", "delay", "comb", "low_pass")
+CLASSES = ("sink", "content", "mixed", "delay", "comb", "low_pass", "unjudged")
 """What a head can be; `classify` has the rules. The code of a class is its place in this list."""
 
 FREQUENCIES = np.linspace(0, 0.5, 129)
@@ -269,7 +269,8 @@ class AttentionFilter(Analysis):
         gain = np.abs(h)
         delays = kernels.group_delay(torch.from_numpy(kernel), -1, frequencies).numpy()
         known = kernel.sum(-1) > 0
-        code = self._classify(sink, fraction, kernel, gain, known)
+        alone = len(seen.prompt_ids) < 2  # then no kernel of other prompts says what a head's is worth
+        code = self._classify(sink, fraction, kernel, gain, known, alone)
         lags = np.arange(kernel.shape[-1])
         lags = np.arange(kernel.shape[-1])
         best = self._best(sink, fraction, seen)
@@ -348,10 +349,13 @@ class AttentionFilter(Analysis):
         at = np.unravel_index(order[:BEST], fraction.shape)
         return [(int(layer), int(head)) for layer, head in zip(*at, strict=True)]
 
-    def _classify(self, sink: Array, fraction: Array, kernel: Array, gain: Array, known: Array) -> Array:
+    def _classify(
+        self, sink: Array, fraction: Array, kernel: Array, gain: Array, known: Array, alone: bool
+    ) -> Array:
         """Return the class of each head, as its place in `CLASSES`; the first rule that holds decides.
 
-        ``sink``: more than ``sink_above`` on the first key, or nothing elsewhere. ``content`` and ``mixed``:
+        ``sink``: more than ``sink_above`` on the first key, or nothing elsewhere. ``unjudged``: all others,
+        if there is one prompt ``alone``, and so no Toeplitz fraction to judge by. ``content`` and ``mixed``:
         a Toeplitz fraction below ``content_below`` and up to ``filter_above``. ``delay``: more than
         ``delay_above`` of the kernel at one lag. ``comb``: the gain falls, and rises again by `COMB_RISE` to
         above ``comb_above``. ``low_pass``: all others, which average; also attention that is uniform.
@@ -360,6 +364,7 @@ class AttentionFilter(Analysis):
         comb = ((gain > self.comb_above) & (gain - lowest > COMB_RISE)).any(-1)
         rules = {
             "sink": (sink > self.sink_above) | ~known,
+            "unjudged": np.full(sink.shape, alone),
             "content": fraction < self.content_below,
             "mixed": fraction <= self.filter_above,
             "delay": kernel.max(-1) > self.delay_above,

@@ -238,6 +238,9 @@ def test_one_prompt_has_a_kernel_and_no_fraction() -> None:
     assert bool(data.toeplitz_fraction.isnull().all()) and bool(data.toeplitz_fraction_p.isnull().all())
     assert float(data.kernel.sum("lag").min()) == pytest.approx(1.0, abs=1e-5)
     assert bool(data.group_delay_low.isnull().all())
+    # Its kernel fits its own words: without another prompt nothing says what it is worth.
+    assert set(data.head_class.values.ravel()) <= {CLASSES.index("sink"), CLASSES.index("unjudged")}
+    assert CLASSES.index("unjudged") in data.head_class
 
 
 def test_no_head_passes_more_than_at_frequency_zero() -> None:
