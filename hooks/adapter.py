@@ -50,7 +50,11 @@ HOOK_NAMES: dict[str, str] = {
 }
 """The legacy hook name of each site below ``blocks.<layer>.``: every TransformerLens resolves these."""
 
+CLOSE = {"float16": 2e-2, "bfloat16": 1e-1}
+"""How far, relative to its largest value, a resumed pass may be from a whole one: 1e-4 in full precision."""
+
 GROUPED_SITES = ("k", "v", "rot_k")
+SQUARE_SITES = ("pattern", "scores")
 
 
 class Adapter(abc.ABC):
@@ -92,6 +96,45 @@ class Adapter(abc.ABC):
 
         The model's final norm is applied, once, then its unembedding with bias and soft cap.
         """
+
+    def why_not_drive(self, site: str, layer: int) -> str | None:
+        """Return why nothing can be added at a site of the residual stream, or ``None`` if it can."""
+        return (
+            f"Nothing can be driven in {self.facts.model_name} ({self.facts.host}): it makes no passes; "
+            "give a model."
+        )
+
+    def drive(
+        self,
+        batch: Batch,
+        site: str,
+        layer: int,
+        added: Tensor,
+        residual: Tensor,
+        wanted: Wanted,
+        receive: Receive,
+    ) -> None:
+        """Make one pass from a layer on with something added at a site of it, and hand out signals.
+
+        Parameters
+        ----------
+        batch
+            The prompts, padded on the right.
+        site, layer
+            Where: a site of the residual stream, or of what is written to it.
+        added
+            ``[batch, token, d_model]``.
+        residual
+            What enters the layer without it: ``resid_pre`` in the common form.
+        wanted, receive
+            As in `run`; no layer is before ``layer``.
+
+        Raises
+        ------
+        AdapterError
+            If it cannot be driven: see `why_not_drive`.
+        """
+        raise AdapterError(str(self.why_not_drive(site, layer)))
 
     def ov_alignment(self, layer: int) -> Tensor:
         """Return the cosines ``[head, head]`` between the matrices ``W_V W_O`` of the heads of a layer.
@@ -140,8 +183,8 @@ class Adapter(abc.ABC):
             raise AdapterError(str(reasons[self.facts.n_layers - 1 if "logits" in sites else 0]))
         return served
 
-    def signal(self, site: str, layer: int, values: Tensor, batch: Batch) -> Signal:
-        """Return what the host gave at a site as a signal of the common form."""
+    def common(self, site: str, layer: int, values: Tensor, batch: Batch) -> Tensor:
+        """Return what the host gave at a site in the common form, grouped keys and values not repeated."""
         facts = self.facts
         values = _full(values)
         axes = SITE_AXES[site]
@@ -152,10 +195,8 @@ class Adapter(abc.ABC):
                 f"Site {site!r} of layer {layer} has axes ({', '.join(axes)}), but the host gave a "
                 f"tensor of shape {tuple(values.shape)}."
             )
-        if site in GROUPED_SITES and values.shape[2] == facts.n_kv_heads != facts.n_heads:
-            values = values.repeat_interleave(facts.n_heads // facts.n_kv_heads, dim=2)
         lengths = batch.lengths.to(values.device)
-        square = site in ("pattern", "scores")
+        square = site in SQUARE_SITES
         if batch.padded and batch.padding_side == "left":
             for dim in (2, 3) if square else (1,):
                 values = _to_front(values, lengths, dim)
@@ -174,7 +215,16 @@ class Adapter(abc.ABC):
             keep = causal if keep is None else keep & causal
         if keep is not None:
             values = values.masked_fill(~keep, float("-inf") if site == "scores" else 0.0)
-        return Signal(values, axes, lengths=lengths if batch.padded else None, site=site, layer=layer)
+        return values
+
+    def signal(self, site: str, layer: int, values: Tensor, batch: Batch) -> Signal:
+        """Return what the host gave at a site as a signal of the common form."""
+        facts = self.facts
+        values = self.common(site, layer, values, batch)
+        if site in GROUPED_SITES and values.shape[2] == facts.n_kv_heads != facts.n_heads:
+            values = values.repeat_interleave(facts.n_heads // facts.n_kv_heads, dim=2)
+        lengths = batch.lengths.to(values.device) if batch.padded else None
+        return Signal(values, SITE_AXES[site], lengths=lengths, site=site, layer=layer)
 
 
 class ModelAdapter(Adapter):
@@ -188,6 +238,10 @@ class ModelAdapter(Adapter):
 
     derived: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     """Hook points, below ``blocks.<layer>.``, from which `derive` makes a site whose own is silent."""
+
+    bypassed: ClassVar[tuple[str, ...]] = ()
+    """Sites of the residual stream whose hook point lies on a branch: what a hook puts there is not in the
+    stream itself, and has to be added to it at the end of the block."""
 
     def __init__(self, model: Any) -> None:
         self.model = model
@@ -270,11 +324,36 @@ class ModelAdapter(Adapter):
         for layer, sites in wanted.items():
             for site in sites:
                 if site != "logits":
-                    hooks += self._listeners(site, layer, batch, receive)
+                    hooks += self.listeners(site, layer, batch, receive)
         unembed = any("logits" in sites for sites in wanted.values())
         output = self._forward(batch, hooks, unembed=unembed)
         if unembed:
             receive(self.signal("logits", self.facts.n_layers - 1, output.detach(), batch))
+
+    def why_not_drive(self, site: str, layer: int) -> str | None:
+        """Return why nothing can be added at a site; see `Adapter.why_not_drive`."""
+        from resonance_lens.hooks.writing import why_not_write
+
+        return why_not_write(self, site, layer)
+
+    def drive(
+        self,
+        batch: Batch,
+        site: str,
+        layer: int,
+        added: Tensor,
+        residual: Tensor,
+        wanted: Wanted,
+        receive: Receive,
+    ) -> None:
+        """Resume a pass at a layer with something added; see `Adapter.drive`."""
+        from resonance_lens.hooks.writing import write
+
+        hooks = write(self, site, layer, batch, lambda values: values + added.to(values))
+        for at, sites in wanted.items():
+            for each in sites:
+                hooks += self.listeners(each, at, batch, receive)
+        self.resume(batch, layer, residual, hooks)
 
     def logits(self, batch: Batch, hooks: Sequence[Hook] = ()) -> Tensor:
         """Return the model's logits ``[batch, token, d_vocab]``, as the host gives them.
@@ -289,10 +368,63 @@ class ModelAdapter(Adapter):
         """
         return self._forward(batch, hooks, unembed=True)
 
+    def look(self, batch: Batch, hooks: Sequence[Hook]) -> None:
+        """Make a pass for the sake of its hooks, without logits; see `logits`."""
+        self._forward(batch, hooks, unembed=False)
+
     def forward(self, tokens: Tensor, mask: dict[str, Tensor], unembed: bool) -> Tensor:
         """Run the model; without ``unembed`` the logits are not needed and may be skipped."""
         values: Tensor = self.model(tokens, return_type="logits", **mask)
         return values
+
+    def resume(self, batch: Batch, layer: int, residual: Tensor, hooks: Sequence[Hook] = ()) -> Tensor:
+        """Return the residual stream ``[batch, token, d_model]`` after the last layer of a pass cut short.
+
+        Parameters
+        ----------
+        batch
+            The prompts.
+        layer
+            The first layer that is run.
+        residual
+            What enters it, as ``resid_pre`` of that layer is found in a pass over the same prompts; on the
+            side of the padding that the host has it on.
+        hooks
+            As in `logits`, at this layer and later ones.
+
+        Notes
+        -----
+        Logits are `readout` of it, at the positions where they are wanted.
+        """
+        dtype = next(iter(self.model.parameters())).dtype
+        return self.forward_from(
+            batch.tokens.to(self.device), self._mask(batch), layer, residual.to(self.device, dtype), hooks
+        )
+
+    def resumes(self, batch: Batch, layer: int, residual: Tensor, end: Tensor) -> bool:
+        """Return whether a pass that begins at a layer ends like the whole one.
+
+        Some architectures hand more from block to block than the residual stream.
+
+        Parameters
+        ----------
+        batch, layer, residual
+            As of `resume`.
+        end
+            What leaves the last layer in a whole pass, in the common form.
+        """
+        again = self.resume(batch, layer, residual)
+        real = batch.attention_mask().bool()
+        expected = end[real]
+        got = self.common("resid_post", self.facts.n_layers - 1, again, batch)[real]
+        tolerance = CLOSE.get(self.facts.dtype, 1e-4) * float(expected.abs().max())
+        return float((got - expected).abs().max()) <= tolerance
+
+    @abc.abstractmethod
+    def forward_from(
+        self, tokens: Tensor, mask: dict[str, Tensor], layer: int, residual: Tensor, hooks: Sequence[Hook]
+    ) -> Tensor:
+        """Run the blocks from ``layer`` on; see `resume`."""
 
     def modules(self) -> Iterator[torch.nn.Module]:
         """Yield every module of the model; some may come twice."""
@@ -333,7 +465,7 @@ class ModelAdapter(Adapter):
             self._ov_alignment[layer] = _alignment(_full(read.detach()), _full(write.detach()))
         return self._ov_alignment[layer]
 
-    def _listeners(self, site: str, layer: int, batch: Batch, receive: Receive) -> list[Hook]:
+    def listeners(self, site: str, layer: int, batch: Batch, receive: Receive) -> list[Hook]:
         """Return hooks that make a signal of a site once all its sources have fired."""
         names = self.sources(site, layer, self.firing)
         found: dict[str, Tensor] = {}
@@ -371,17 +503,25 @@ class ModelAdapter(Adapter):
         return frozenset(heard)
 
     def _forward(self, batch: Batch, hooks: Sequence[Hook], *, unembed: bool) -> Tensor:
+        with self.prepared(hooks):
+            return self.forward(batch.tokens.to(self.device), self._mask(batch), unembed)
+
+    def _mask(self, batch: Batch) -> dict[str, Tensor]:
         # A causal model with padding on the right needs no mask, and hosts that are given one
         # take a slower way through attention.
         masked = batch.padded and (batch.padding_side == "left" or not self.facts.causal)
-        mask = {"attention_mask": batch.attention_mask().to(self.device)} if masked else {}
+        return {"attention_mask": batch.attention_mask().to(self.device)} if masked else {}
+
+    @contextmanager
+    def prepared(self, hooks: Sequence[Hook]) -> Iterator[None]:
+        """Have the model ready for a pass with hooks, and leave it as it was."""
         with ExitStack() as stack:
             stack.enter_context(torch.no_grad())
             stack.enter_context(self._evaluating())
             if any(name.endswith(HOOK_NAMES["head_out"]) for name, _ in hooks):
                 stack.enter_context(self._per_head_output())
             stack.enter_context(self.model.hooks(fwd_hooks=list(hooks)))
-            return self.forward(batch.tokens.to(self.device), mask, unembed)
+            yield
 
     @contextmanager
     def _per_head_output(self) -> Iterator[None]:

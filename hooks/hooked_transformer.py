@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from resonance_lens.facts import Facts
-from resonance_lens.hooks.adapter import ModelAdapter
+from resonance_lens.hooks.adapter import Hook, ModelAdapter
 from resonance_lens.hooks.rotary import of_hooked_transformer
 
 
@@ -62,6 +63,20 @@ class HookedTransformerAdapter(ModelAdapter):
         values: Tensor = self.model(
             tokens, return_type="logits", padding_side="left" if mask else "right", **mask, **stop
         )
+        return values
+
+    def forward_from(
+        self, tokens: Tensor, mask: dict[str, Tensor], layer: int, residual: Tensor, hooks: Sequence[Hook]
+    ) -> Tensor:
+        """Run the blocks from ``layer`` on; see `ModelAdapter.resume`."""
+        with self.prepared(hooks):
+            values: Tensor = self.model(
+                residual,
+                start_at_layer=layer,
+                stop_at_layer=self.facts.n_layers,
+                padding_side="left" if mask else "right",
+                **mask,
+            )
         return values
 
     def cap(self, logits: Tensor) -> Tensor:

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from resonance_lens.facts import Facts
-from resonance_lens.hooks.adapter import ModelAdapter
+from resonance_lens.facts import Batch, Facts
+from resonance_lens.hooks.adapter import Hook, ModelAdapter
 from resonance_lens.hooks.rotary import of_bridge
+
+
+class _Finished(Exception):
+    """All that is wanted of a pass has been computed."""
 
 
 class TransformerBridgeAdapter(ModelAdapter):
@@ -24,12 +29,16 @@ class TransformerBridgeAdapter(ModelAdapter):
         "rot_k": ("attn.hook_k", "attn.hook_cos", "attn.hook_sin"),
     }
 
+    # A bridge shows the stream between attention and MLP where the norm before the MLP takes it in.
+    bypassed = ("resid_mid",)
+
     def __init__(self, model: Any) -> None:
         super().__init__(model)
         accepted = inspect.signature(model.original_model.forward).parameters
         # One pass needs no keys and values for a next one, and often no logits.
         self._always = {"use_cache": False} if "use_cache" in accepted else {}
         self._without_logits = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
+        self._gives_tuples: bool | None = None
 
     @classmethod
     def matches(cls, host: object) -> bool:
@@ -79,6 +88,68 @@ class TransformerBridgeAdapter(ModelAdapter):
         options: dict[str, Any] = {**self._always, **({} if unembed else self._without_logits)}
         values: Tensor = self.model(tokens, return_type="logits", **mask, **options)
         return values
+
+    def forward_from(
+        self, tokens: Tensor, mask: dict[str, Tensor], layer: int, residual: Tensor, hooks: Sequence[Hook]
+    ) -> Tensor:
+        """Run the blocks from ``layer`` on; see `ModelAdapter.resume`.
+
+        ``start_at_layer`` of TransformerLens 4.3 gives the same, but runs the earlier blocks all the same,
+        and earlier versions have none. So these blocks hand on what they are given for the time of the pass.
+        """
+        found: list[Tensor] = []
+
+        def enter(values: Tensor, hook: Any) -> Tensor:
+            return residual
+
+        def leave(values: Tensor, hook: Any) -> None:
+            found.append(values)
+            raise _Finished
+
+        first = (self.hook_name("resid_pre", layer), enter)
+        last = (self.hook_name("resid_post", self.facts.n_layers - 1), leave)
+        with self._skipping(layer), self.prepared([first, *hooks, last]):
+            try:
+                self.forward(tokens, mask, unembed=False)
+            except _Finished:
+                pass
+        return found[0]
+
+    @contextmanager
+    def _skipping(self, layer: int) -> Iterator[None]:
+        """Have the blocks before a layer return what they are given for the time of the block."""
+        tuples = self._block_gives_tuples() if layer else False
+
+        def hand_on(*args: Any, **kwargs: Any) -> Any:
+            values = args[0] if args else kwargs["hidden_states"]
+            return (values,) if tuples else values
+
+        blocks = list(self.model.blocks)[:layer]
+        try:
+            for block in blocks:
+                # Not `block.forward = ...`: a bridge hands attributes on to what it bridges.
+                object.__setattr__(block, "forward", hand_on)
+            yield
+        finally:
+            for block in blocks:
+                if "forward" in vars(block):
+                    object.__delattr__(block, "forward")
+
+    def _block_gives_tuples(self) -> bool:
+        """Return whether blocks return tuples, which depends on the model that is bridged."""
+        if self._gives_tuples is None:
+            given: list[bool] = []
+            handle = self.model.blocks[0].register_forward_hook(
+                lambda module, inputs, output: given.append(isinstance(output, tuple))
+            )
+            try:
+                self._forward(
+                    Batch(torch.zeros(1, 1, dtype=torch.long), torch.ones(1), (0,)), (), unembed=False
+                )
+            finally:
+                handle.remove()
+            self._gives_tuples = given[0]
+        return self._gives_tuples
 
     def modules(self) -> Iterator[torch.nn.Module]:
         """Yield every module, those of the Hugging Face model that the bridge leaves alone included."""
