@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from resonance_lens import worlds
 from resonance_lens.contract import Accumulated, Analysis, Claim, Evidence, Planted, Where, parameter
 from resonance_lens.dsp import attention, kernels
+from resonance_lens.dsp.query_grid import query_grid
 from resonance_lens.errors import AdapterError, AnalysisError
 from resonance_lens.features import Features
 from resonance_lens.labels import Labelled, rank_heads
@@ -84,12 +85,13 @@ class AttentionFilter(Analysis):
     worth its name where the Toeplitz fraction is high; a head that looks for content has an average lag, and
     that is no filter. A sink's kernel is that of the little which it does not leave on the first token, and
     a response along tokens says nothing of what a head moves. Uniform causal attention is a long moving
-    average: compare with the random-weight twin. Long lags are seen by few queries (``rows_at_lag``).
+    average: compare with the random-weight twin. Long lags are seen by few queries (``rows_at_lag``), of
+    which, beyond the first 64 of a prompt, one in ``every`` is looked at and counts for as many.
     """
 
     name: ClassVar[str] = "attention_filter"
     title: ClassVar[str] = "Heads as filters along the tokens"
-    version: ClassVar[str] = "1"
+    version: ClassVar[str] = "2"
     sites: ClassVar[tuple[str, ...]] = ("pattern",)
     evidence: ClassVar[Evidence] = "measured"
     baselines: ClassVar[tuple[str, ...]] = ("uniform_causal", "random_weights", "shuffled_tokens")
@@ -125,6 +127,12 @@ class AttentionFilter(Analysis):
     min_rows: int = parameter(
         32, minimum=1, help="cut the kernel where fewer queries, of all prompts, reach the lag"
     )
+    every: int = parameter(
+        4,
+        minimum=1,
+        maximum=16,
+        help="beyond the first 64 queries of a prompt, look at one in so many, which counts for all of them",
+    )
     sink_above: float = parameter(
         0.8, minimum=0.0, maximum=1.0, help="a head that leaves more than this on the first key is a sink"
     )
@@ -158,24 +166,33 @@ class AttentionFilter(Analysis):
             raise AnalysisError(
                 f"attention_filter measures causal filters, and {facts.model_name} looks ahead of the query."
             )
-        seen = attention.window(pattern, causal=True, sliding=facts.sliding_windows[where.layer or 0])
-        first = pattern.values[..., 0]
+        grid = query_grid(pattern.size("query"), self.every)
+        index = grid.index.to(pattern.values.device)
+        sliding = facts.sliding_windows[where.layer or 0]
+        seen = attention.window(pattern, causal=True, sliding=sliding).at(index)
+        rows_of = [pattern.values[:, :, part] for part in grid.parts]
+        first = torch.cat([part[..., 0] for part in rows_of], dim=-1)  # [batch, head, query]
         # A row of single precision sums to one within 1e-7, which is not worth another reading of it.
-        free = 1 - first if facts.dtype in EXACT_ROWS else pattern.values.sum(-1) - first
-        rows = attention.Rows(attention.Moments(torch.stack([first, free])), seen, pattern.mask("query"), {})
-        counted = (rows.real & (seen.size >= self.min_keys))[:, None] & (
-            free >= attention.SMALLEST_FREE_WEIGHT
-        )
-        weights = torch.where(counted, 1 / free.clamp_min(attention.SMALLEST_FREE_WEIGHT), 0.0)
-        bins = self._whole_bins(seen)
-        beyond = (seen.free - self._edges(seen.free)[bins]).clamp_min(0)
+        whole = 1 if facts.dtype in EXACT_ROWS else torch.cat([part.sum(-1) for part in rows_of], dim=-1)
+        free = whole - first
+        real = pattern.mask("query")[:, index]
+        rows = attention.Rows(attention.Moments(torch.stack([first, free])), seen, real, {})
+        counted = (real & (seen.size >= self.min_keys))[:, None] & (free >= attention.SMALLEST_FREE_WEIGHT)
+        counts = counted * grid.counts.to(free)
+        weights = counts / free.clamp_min(attention.SMALLEST_FREE_WEIGHT)
+        beyond = (seen.free - self._edges(seen.free)[self._whole_bins(seen)]).clamp_min(0)
+        shares = weights.split([part.shape[2] for part in rows_of], dim=-1)
+        masses = [
+            kernels.lag_sums(pattern, share, first=part.start, step=part.step)
+            for part, share in zip(grid.parts, shares, strict=True)
+        ]
         return Features.of(
             where.prompts,
             carry=rows.carry(
-                entropy=attention.row_entropy(pattern, seen),
-                mass=kernels.lag_sums(pattern, weights),
-                weights=weights,
-                oldest=kernels.oldest_keys(pattern, seen, beyond) * weights,
+                entropy=attention.row_entropy(pattern, seen, grid.parts),
+                mass=torch.stack(masses).sum(0),
+                counts=counts,
+                oldest=kernels.oldest_keys(pattern, seen, beyond, grid.parts) * weights,
             ),
         )
 
@@ -189,8 +206,9 @@ class AttentionFilter(Analysis):
     def join(self, layers: Sequence[Features], where: Where) -> Features:
         """Return, for each prompt and head, what its rows hold in bins of lags, and sums at single lags."""
         rows = attention.Rows.fold([features.carry for features in layers])
-        seen, weights, oldest = rows.window, rows.extra["weights"].double(), rows.extra["oldest"].double()
-        mass, counted = rows.extra["mass"].double().clamp_min(0), (weights > 0).double()
+        seen = rows.window
+        mass, counted, oldest = (rows.extra[name].double() for name in ("mass", "counts", "oldest"))
+        mass = mass.clamp_min(0)
         n_free, n_queries = seen.free.clamp_min(1), mass.shape[-1]
         edges = self._edges(mass)
         bins = self._whole_bins(seen)  # [row, query]
@@ -211,12 +229,12 @@ class AttentionFilter(Analysis):
         first = rows.moments.first.double().clamp_min(0)
         free = rows.moments.free.double().clamp_min(attention.SMALLEST_FREE_WEIGHT)
         entropy = (rows.extra["entropy"].double() + torch.special.xlogy(first, first)) / free + free.log()
-        information = torch.where(counted > 0, n_free.double().log()[:, None] - entropy, 0.0)
+        information = torch.where(counted > 0, n_free.double().log()[:, None] - entropy, 0.0) * counted
         n_rows = counted.sum(-1)
 
         # The kernel at single lags: rows by how many lags below max_lag they see.
         shown = min(n_queries, self.max_lag)
-        furthest = (n_free.clamp_max(self.max_lag) - 1)[:, None].expand_as(weights)
+        furthest = (n_free.clamp_max(self.max_lag) - 1)[:, None].expand_as(counted)
         within = torch.where((n_free > self.max_lag)[:, None], held, counted)
         reach = torch.zeros_like(mass).scatter_add_(-1, furthest, within)[..., :shown]
         seeing = torch.zeros_like(mass).scatter_add_(-1, furthest, counted)[..., :shown]
@@ -227,7 +245,9 @@ class AttentionFilter(Analysis):
         def total(values: torch.Tensor) -> torch.Tensor:
             return each(values).sum(0)
 
-        whole = (rows.real & (seen.size >= self.min_keys))[:, None]
+        grid = query_grid(n_queries, self.every)
+        whole = (rows.real & (seen.size >= self.min_keys)) * grid.counts.to(first)  # [row, query]
+        sink = (first * whole[:, None]).sum(-1) / whole.sum(-1)[:, None]
         return Features.of(
             where.prompts,
             rows={
@@ -237,7 +257,7 @@ class AttentionFilter(Analysis):
                 "rows": each(n_rows),  # [prompt, layer, head]
                 "information": each(information.sum(-1)),
                 "mean_lag": each((mass @ lag.double()) / n_rows),
-                "sink": each(attention.mean_over_queries(first, whole)),
+                "sink": each(sink),
             },
             sums={
                 "mass": total(mass[..., :shown]),  # [layer, head, lag]
@@ -272,7 +292,6 @@ class AttentionFilter(Analysis):
         alone = len(seen.prompt_ids) < 2  # then no kernel of other prompts says what a head's is worth
         code = self._classify(sink, fraction, kernel, gain, known, alone)
         lags = np.arange(kernel.shape[-1])
-        lags = np.arange(kernel.shape[-1])
         best = self._best(sink, fraction, seen)
         out = Labelled(
             seen,
@@ -305,7 +324,13 @@ class AttentionFilter(Analysis):
         small = f"; not-a-number: the gain is below {kernels.SMALLEST_GAIN}"
         add("delay", (*head, "frequency"), delays, f"group delay by frequency{small}", "tokens")
         reached = _at_least(sums["seeing"]).max((0, 1))[: len(lags)]
-        add("rows_at_lag", ("lag",), reached, "queries of all prompts that see the lag", "queries")
+        add(
+            "rows_at_lag",
+            ("lag",),
+            reached,
+            "queries of all prompts that see the lag, those included that others count for",
+            "queries",
+        )
         words = "group delay at frequency zero: mean lag of the kernel"
         for end, values in self._delay_interval(rows, kernel, cut, seen).items():
             add(f"group_delay{end}", head, values, words + BOUNDS[end] + nothing, "tokens")

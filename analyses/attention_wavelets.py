@@ -36,6 +36,9 @@ SIGNALS = ("query_mean", "last_row", "row_mean")
 
 WINDOWS = ("none", "hann")
 BANDS = ("low", "mid", "high")
+QUERIES_AT_ONCE = 128
+"""Rows added up together, with the keys that the last of them sees."""
+
 SMALLEST_SPREAD = 0.01
 """Nats; entropies whose standard deviation over heads is less are alike, and have no correlation."""
 
@@ -524,13 +527,14 @@ def _column_means(pattern: Signal, seen: attention.Window, lengths: Tensor) -> T
 
     def compute(signal: Signal) -> Tensor:
         values = signal.values
-        total = values.new_zeros(*values.shape[:2], values.shape[3])
         n = values.shape[2]
-        for begin in range(0, n, attention.QUERIES_PER_BLOCK):
-            end = min(begin + attention.QUERIES_PER_BLOCK, n)
+        ones = values.new_ones(1, n)
+        total = values.new_zeros(*values.shape[:2], 1, values.shape[3])
+        for begin in range(0, n, QUERIES_AT_ONCE):
+            end = min(begin + QUERIES_AT_ONCE, n)
             keys = end if seen.causal else n
-            total[..., :keys] += values[:, :, begin:end, :keys].sum(2)
-        return total
+            total[..., :keys] += ones[:, begin:end] @ values[:, :, begin:end, :keys]
+        return total.squeeze(2)
 
     sums: Tensor = pattern.memo("column_sums", compute)
     return sums / lengths[:, None, None]
@@ -605,8 +609,8 @@ class _Table:
                     order = fixed + np.argsort(drawn[1 : length + 1 - fixed])
                     at = torch.as_tensor([*range(fixed), *order.tolist()], device=values.device)
                     which = lengths == length
-                    some = mine if bool(which.all()) else mine[which]
                     place = slice(None) if bool(which.all()) else which
+                    some = mine[place].contiguous()  # of other tensors single places are slow to take
                     values[row, :, first_position, ..., :length][place] = some.index_select(-1, at)
         return _Table(values, self.lengths)
 
@@ -648,15 +652,19 @@ class _Measure:
         sizes = [2, 7, 7, 1, 3, 3, n_levels, n_levels]
 
         def columns(rows: Tensor) -> Tensor:
-            n = rows.shape[-1]
-            plain = sequences.power(rows)
-            order = sequences.low_share(plain, n).double()
+            rows, n = rows.float(), rows.shape[-1]
             if n < least:
+                order = sequences.low_share(sequences.power(rows)[0], n).double()
                 return torch.cat([order, order.new_full((len(rows), sum(sizes[1:])), torch.nan)], dim=-1)
-            spectra = self._spectra(rows, plain if self.zero_padding == 1 else None)
-            rows = rows.double()
-            positional = sequences.entropy(rows)[:, None]
-            parts = [order, *spectra, positional, sequences.spreads(rows), self._scales(rows)]
+            squares = sequences.power(rows, WINDOWS, zero_padding=self.zero_padding)
+            plain = squares[0] if self.zero_padding == 1 else sequences.power(rows)[0]
+            parts = [
+                sequences.low_share(plain, n),
+                *sequences.spectral(squares, n * self.zero_padding),
+                sequences.entropy(rows)[:, None],
+                sequences.spreads(rows),
+                self._scales(rows),
+            ]
             return torch.cat([part.double() for part in parts], dim=-1)
 
         made = table.summary(columns, "a spectrum").permute(0, 1, 2, 5, 3, 4)
@@ -682,7 +690,9 @@ class _Measure:
         def columns(rows: Tensor) -> Tensor:
             if rows.shape[-1] < least:
                 return rows.new_full((len(rows), len(WINDOWS), len(BANDS)), torch.nan, dtype=torch.float32)
-            return torch.stack(self._spectra(rows), dim=1)[..., :3]
+            squares = sequences.power(rows, WINDOWS, zero_padding=self.zero_padding)
+            found = sequences.spectral(squares, rows.shape[-1] * self.zero_padding)
+            return found.transpose(0, 1)[..., :3]
 
         return table.summary(columns, "a spectrum").permute(0, 1, 5, 2, 6, 3, 4)
 
@@ -692,20 +702,9 @@ class _Measure:
         def columns(rows: Tensor) -> Tensor:
             if rows.shape[-1] < least:
                 return rows.new_full((len(rows), len(WINDOWS)), torch.nan, dtype=torch.float32)
-            made = [sequences.power(rows, window=w, zero_padding=self.zero_padding) for w in WINDOWS]
-            return torch.stack([sequences.entropy(each) for each in made], dim=-1)
+            return sequences.entropy(sequences.power(rows, WINDOWS, zero_padding=self.zero_padding)).T
 
         return table.summary(columns, "a spectrum").permute(0, 1, 5, 2, 3, 4)
-
-    def _spectra(self, rows: Tensor, plain: Tensor | None = None) -> list[Tensor]:
-        """Return the columns of `sequences.spectral` under each of `WINDOWS`."""
-        squares = [
-            plain
-            if plain is not None and window == "none"
-            else sequences.power(rows, window=window, zero_padding=self.zero_padding)
-            for window in WINDOWS
-        ]
-        return [sequences.spectral(each, rows.shape[-1] * self.zero_padding) for each in squares]
 
     def _scales(self, rows: Tensor) -> Tensor:
         """Return `WAVES`, then shares and entropies of the levels."""

@@ -107,20 +107,24 @@ class RopeBands(Analysis):
         facts = where.facts
         dims, layout, _ = _rotary(facts)
         shared = max(1, facts.n_heads // facts.n_kv_heads)  # heads with the same keys and values
-        parts = {"q": signals["rot_q"].values}
-        parts |= {name: signals[site].values[:, :, ::shared] for name, site in (("k", "rot_k"), ("v", "v"))}
-        carry: dict[str, Tensor] = {}
-        for name, values in parts.items():
-            norms = pair_norms(values, dims, layout)  # [batch, token, head, pair]
-            carry[f"first_{name}"] = norms[:, 0]
-            carry[f"norm_{name}"] = norms[:, 1:].sum(1)  # of padding there is nothing to add
-            if dims < facts.d_head:
-                squares = values[:, 1:].square().sum(1)  # [batch, head, d_head]
-                parts_of = (squares[..., :dims].sum(-1), squares[..., dims:].sum(-1))
-                carry[f"squares_{name}"] = torch.stack(parts_of, dim=-1)
+        parts = [signals["rot_q"].values, signals["rot_k"].values[:, :, ::shared]]
+        parts.append(signals["v"].values[:, :, ::shared])
+        together = torch.cat(parts, dim=2)  # [batch, token, head of q, then of k, then of v, d_head]
+        norms = pair_norms(together, dims, layout)  # [batch, token, head, pair]
+        found = {"first": norms[:, 0], "norm": norms[:, 1:].sum(1)}  # of padding there is nothing to add
+        if dims < facts.d_head:
+            squares = together[:, 1:].square().sum(1)  # [batch, head, d_head]
+            found["squares"] = torch.stack([squares[..., :dims].sum(-1), squares[..., dims:].sum(-1)], dim=-1)
+        sizes = [part.shape[2] for part in parts]
+        carry = {
+            f"{what}_{name}": part
+            for what, values in found.items()
+            for name, part in zip(PARTS, values.split(sizes, dim=1), strict=True)
+        }
+        q, k, _ = parts
         added = contributions(
-            parts["q"][:, 1:],
-            parts["k"][:, 1:],
+            q[:, 1:],
+            k[:, 1:],
             dims=dims,
             layout=layout,
             causal=facts.causal,

@@ -18,7 +18,7 @@ from resonance_lens.dsp.cosine import PRISM_BANDS
 from resonance_lens.dsp.noise import autoregressive, matched_memory, of_steps
 from resonance_lens.dsp.spectral_shape import spectral_entropy, spectral_slope
 from resonance_lens.dsp.vector_spectra import (
-    FeatureWeights,
+    VectorSeries,
     band_indices,
     band_power,
     correlations,
@@ -140,18 +140,15 @@ class TokenSpectrum(Analysis):
         segment = self.segment_of(where.shortest)
         found: dict[str, list[torch.Tensor]] = {"power": [], "bands": [], "dc": [], "steps": []}
         for row, length in enumerate(where.lengths.tolist()):
-            for site in SITES:
-                x = signals[site].values[row, 1:length]  # [position, feature]
-                features = FeatureWeights.of(x)
-                found["power"].append(mean_power(x, segment, features.weights).T)  # [scaling, frequency]
-                found["bands"].append(band_power(x, features).T)
-                found["dc"].append(features.dc)
-                if site == "resid_post":
-                    found["steps"].append(mean_power(x.diff(dim=0), segment, features.weights).T)
-        rows: dict[str, Any] = {
-            name: torch.stack(each).unflatten(0, (len(where.prompts), -1)) for name, each in found.items()
-        }  # [prompt, site, scaling, ...]
-        rows["steps"] = rows["steps"].squeeze(1)
+            series = VectorSeries.of([signals[site].values[row, 1:length] for site in SITES])
+            found["power"].append(mean_power(series.values, segment, series.weights))
+            found["bands"].append(band_power(series))
+            found["dc"].append(series.dc)
+            stream = SITES.index("resid_post")
+            steps = series.values[stream].diff(dim=-1)
+            found["steps"].append(mean_power(steps, segment, series.weights[stream]))
+        # [prompt, site, scaling, ...]; steps [prompt, scaling, frequency]
+        rows: dict[str, Any] = {name: torch.stack(each) for name, each in found.items()}
         rows["indices"] = np.array([band_indices(n - 1) for n in where.lengths.tolist()])  # [prompt, band]
         return Features.of(where.prompts, rows=rows)
 

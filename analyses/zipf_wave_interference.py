@@ -35,7 +35,7 @@ MAPPINGS = ("common_low", "common_high")
 NARROW, BROAD = "factual", "philosophical"
 """The categories of the hypothesis: the first is said to have the narrower spectrum."""
 
-WEIGHTS_AT_ONCE = 1_000_000
+WEIGHTS_AT_ONCE = 1_500_000
 """Of attention, looked at together: larger temporaries cost more to come by than to fill."""
 
 TIMES = 1025

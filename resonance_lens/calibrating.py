@@ -33,6 +33,7 @@ from resonance_lens.calibration import (
 )
 from resonance_lens.claims import samples_of
 from resonance_lens.contract import Accumulated, Analysis, Claim, Planted
+from resonance_lens.dsp.large import one_thread
 from resonance_lens.errors import AnalysisError, ResonanceLensError
 from resonance_lens.files import make_folder, write_text
 from resonance_lens.labels import FIRST_POSITION
@@ -41,7 +42,7 @@ from resonance_lens.stats.inference import LEVEL, infer
 from resonance_lens.stats.intervals import unit_interval
 from resonance_lens.stats.samples import AnySample, Sample
 from resonance_lens.stats.streams import stream
-from resonance_lens.trials import PlantedAdapter, accumulated, observe, one_thread
+from resonance_lens.trials import PlantedAdapter, accumulated, observe
 from resonance_lens.worlds import WORLDS, heads
 
 SIZED = (8, 12, 16, 24, 48, 96)

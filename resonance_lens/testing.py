@@ -19,9 +19,10 @@ from typing import Any
 from resonance_lens.calibrating import calibrate
 from resonance_lens.checks import CHECKS, HOST_CHECKS
 from resonance_lens.checks.common import Subject, class_of
+from resonance_lens.dsp.large import one_thread
 from resonance_lens.errors import AdapterError, AnalysisError
 from resonance_lens.hooks import Proof, attach, prove
-from resonance_lens.trials import PlantedAdapter, measure, one_thread, part_of, result_of
+from resonance_lens.trials import PlantedAdapter, measure, part_of, result_of
 
 __all__ = [
     "CHECKS",

@@ -49,6 +49,10 @@ class Window:
         """Integers ``[row, query]``: keys in the window other than the prompt's first."""
         return self.size - self.holds_first.long()
 
+    def at(self, queries: Tensor) -> Window:
+        """Return the windows of some queries, integers ``[query]``."""
+        return Window(self.start[:, queries], self.size[:, queries], self.causal)
+
 
 def window(pattern: Signal, *, causal: bool, sliding: int | None) -> Window:
     """Return the window of every query of an attention pattern.
@@ -273,26 +277,33 @@ def row_squares(pattern: Signal, seen: Window) -> Tensor:
     return pattern.memo("row_squares", compute)
 
 
-def row_entropy(pattern: Signal, seen: Window) -> Tensor:
-    """Return ``-sum_j A_ij ln A_ij`` in nats, ``[batch, head, query]``, with 0 ln 0 = 0."""
+def row_entropy(pattern: Signal, seen: Window, parts: tuple[slice, ...] = (slice(None),)) -> Tensor:
+    """Return ``-sum_j A_ij ln A_ij`` in nats, ``[batch, head, query]``, with 0 ln 0 = 0.
+
+    Of the queries in ``parts``, one after another.
+    """
 
     def compute(signal: Signal) -> Tensor:
         smallest = torch.finfo(signal.values.dtype).tiny
         pieces = []
-        for queries, keys in _blocks(signal, seen):
+        for queries, keys in _blocks(signal, seen, parts):
             block = signal.values[:, :, queries, keys]
             # Weights below the smallest normal number add nothing, and clamping spares a mask.
             pieces.append(-torch.linalg.vecdot(block.clamp_min(smallest).log_(), block))
         return torch.cat(pieces, dim=-1)
 
-    return pattern.memo("row_entropy", compute)
+    return pattern.memo(("row_entropy", *((p.start, p.stop, p.step) for p in parts)), compute)
 
 
-def _blocks(pattern: Signal, seen: Window) -> Iterator[tuple[slice, slice]]:
+def _blocks(
+    pattern: Signal, seen: Window, parts: tuple[slice, ...] = (slice(None),)
+) -> Iterator[tuple[slice, slice]]:
     n = pattern.size("query")
-    for begin in range(0, n, QUERIES_PER_BLOCK):
-        end = min(begin + QUERIES_PER_BLOCK, n)
-        yield slice(begin, end), slice(0, end if seen.causal else n)
+    for part in parts:
+        queries = range(n)[part]
+        for begin in range(0, len(queries), QUERIES_PER_BLOCK):
+            some = queries[begin : begin + QUERIES_PER_BLOCK]
+            yield slice(some.start, some[-1] + 1, some.step), slice(0, some[-1] + 1 if seen.causal else n)
 
 
 _basis_cache: dict[object, Tensor] = {}

@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from resonance_lens.dsp.large import large_empty, one_thread
 from resonance_lens.dsp.segments import Detrend, require_choice, series_segments, square
 from resonance_lens.dsp.spectra import CrossSpectrum, cross_spectrum
 from resonance_lens.errors import RecordError
@@ -249,6 +250,7 @@ def coherence_matrix(
     )
 
 
+@one_thread()
 def all_pairs(coefficients: Tensor, measure: Measure = "squared") -> Tensor:
     """Return ``[frequency, series, series]`` from Fourier coefficients ``[frequency, sample, series]``.
 
@@ -266,22 +268,31 @@ def all_pairs(coefficients: Tensor, measure: Measure = "squared") -> Tensor:
 
     Notes
     -----
-    Coefficients are brought to unit power, so that what is left is one product of real matrices for the real
-    part and one for the imaginary part, a few frequencies at a time into one result.
+    Coefficients are brought to unit power, so that what is left is products of real matrices, a few
+    frequencies at a time into one result. With ``P = Re(X)^T Im(X)`` the imaginary part is ``P - P^T``: one
+    product of half the size.
     """
     power = square(coefficients).sum(dim=1)  # [frequency, series]
-    unit = coefficients * _inverse(power, dim=0).sqrt()[:, None]
-    upper = torch.cat([unit.real, unit.imag], dim=1)  # [frequency, 2 samples, series]
-    lower = torch.cat([-unit.imag, unit.real], dim=1)
-    n_frequencies, _, n_series = upper.shape
-    out = upper.new_empty(n_frequencies, n_series, n_series)
+    scale = _inverse(power, dim=0).sqrt()[:, None]
+    real, imaginary = coefficients.real * scale, coefficients.imag * scale  # [frequency, sample, series]
+    both = torch.cat([real, imaginary], dim=1)
+    n_frequencies, _, n_series = both.shape
+    out = large_empty((n_frequencies, n_series, n_series), both)
+    # Rooms to work in, one for each matrix: to come by new ones for every few frequencies takes longer than
+    # to fill them. For a gradient all of them are needed again.
+    rooms: list[Tensor | None] = [None] * 3
+    if not (torch.is_grad_enabled() and both.requires_grad):
+        rooms = list(both.new_empty(3, BINS_AT_ONCE, n_series, n_series))
     for start in range(0, n_frequencies, BINS_AT_ONCE):
         here = slice(start, start + BINS_AT_ONCE)
+        mine = [None if room is None else room[: len(both[here])] for room in rooms]
+        product = torch.bmm(real[here].mT, imaginary[here], out=mine[0])
+        turned = torch.sub(product, product.mT, out=mine[1])
         if measure == "imaginary":  # of conj(X_i) X_j
-            out[here] = lower[here].mT @ upper[here]
+            out[here] = turned
             continue
-        real, imaginary = upper[here].mT @ upper[here], lower[here].mT @ upper[here]
-        out[here] = real.square_().add_(imaginary.square_())
+        cosine = torch.bmm(both[here].mT, both[here], out=mine[2])
+        out[here] = cosine.square_().addcmul_(turned, turned)
     return out
 
 

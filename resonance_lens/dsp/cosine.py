@@ -62,9 +62,21 @@ class Band:
 
     def indices(self, n: int) -> tuple[int, int]:
         """Return the first index and the one after the last, in records of n positions."""
-        low, high = self.frequencies
-        first = 0 if self.first == 0 else math.ceil(low * 2 * n)
-        return first, n if high == 0.5 else max(first, math.ceil(high * 2 * n))
+        return frequency_indices(*self.frequencies, n)
+
+
+def frequency_indices(low: float, high: float, n: int) -> tuple[int, int]:
+    """Return the first index from ``low`` on and the first from ``high`` on, in records of n positions.
+
+    Parameters
+    ----------
+    low, high
+        In cycles per token; an upper edge of 0.5 lets the last index in.
+    n
+        Positions. Index k is the frequency ``k / (2 n)``.
+    """
+    first = math.ceil(low * 2 * n)
+    return first, n if high == 0.5 else max(first, math.ceil(high * 2 * n))
 
 
 PRISM_TOKENS = 512
@@ -109,7 +121,9 @@ def dct(x: Signal | Tensor, dim: str | int, *, lengths: Tensor | None = None) ->
     return _dct(records.one_length("a cosine transform")).reshape(*records.shape, -1)
 
 
-def dct_band(x: X, dim: str | int, band: Band | str, *, lengths: Tensor | None = None) -> X:
+def dct_band(
+    x: X, dim: str | int, band: Band | str | tuple[float, float], *, lengths: Tensor | None = None
+) -> X:
     """Return the part of a signal that lies in one band of its cosine transform.
 
     Parameters
@@ -117,7 +131,9 @@ def dct_band(x: X, dim: str | int, band: Band | str, *, lengths: Tensor | None =
     x, dim, lengths
         As in `resonance_lens.dsp.filters.band_pass`.
     band
-        One of `PRISM_BANDS`, or its name.
+        One of `PRISM_BANDS`, its name, or two edges in cycles per token, ``0 <= low < high <= 0.5``: indices
+        from ``low`` on and below ``high``, so that ranges side by side share none. The mean is frequency 0;
+        the highest index belongs to ranges up to 0.5.
 
     Returns
     -------
@@ -129,7 +145,7 @@ def dct_band(x: X, dim: str | int, band: Band | str, *, lengths: Tensor | None =
     AxisError
         If the axis has no order.
     ParameterError
-        If there is no such band.
+        If there is no such band, or edges are not in order.
     RecordError
         If a record is too short to have an index in the band.
 
@@ -138,19 +154,27 @@ def dct_band(x: X, dim: str | int, band: Band | str, *, lengths: Tensor | None =
     In a record of another length than `PRISM_TOKENS` a band holds the indices of the same wavelengths. In
     one of fewer than 341 positions ``low`` holds index 0 alone: the mean.
     """
-    chosen = prism_band(band)
+    name = f"{band[0]:g} to {band[1]:g}" if isinstance(band, tuple) else prism_band(band).name
+    low, high = band if isinstance(band, tuple) else prism_band(band).frequencies
+    if not 0 <= low < high <= 0.5:
+        raise ParameterError(
+            f"A band needs edges 0 <= low < high <= 0.5 in cycles per token; got {low!r} and {high!r}."
+        )
     records = real_records(x, dim, "a band of the cosine transform", lengths)
     for n in sorted(set(records.lengths.tolist())):
-        first, stop = chosen.indices(n)
+        first, stop = frequency_indices(low, high, n)
         if first >= stop:
-            needed = next(m for m in range(n + 1, PRISM_TOKENS + 1) if len(range(*chosen.indices(m))))
+            # Indices 1 / (2 m) apart cannot miss the band from some m on.
+            enough = math.ceil(1 / (2 * (high - low))) + 1
+            needed = next(m for m in range(n + 1, enough + 1) if len(range(*frequency_indices(low, high, m))))
+            longest = f"{1 / low:.3g}" if low else "inf"
             raise RecordError(
-                f"Records of {n} positions have no index in the band {chosen.name!r} (periods of "
-                f"{chosen.periods[0]:.3g} to {chosen.periods[1]:.3g} tokens); {needed} positions would do."
+                f"Records of {n} positions have no index in the band {name!r} (periods of "
+                f"{1 / high:.3g} to {longest} tokens); {needed} positions would do."
             )
 
     def part(rows: Tensor) -> Tensor:
-        first, stop = chosen.indices(rows.shape[1])
+        first, stop = frequency_indices(low, high, rows.shape[1])
         index = torch.arange(rows.shape[1], device=rows.device)
         return _inverse_dct(_dct(rows) * ((index >= first) & (index < stop)))
 

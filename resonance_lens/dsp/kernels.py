@@ -34,65 +34,70 @@ FINE_FREQUENCIES = 2049
 # ------------------------------------------------------------------------------------ sums by lag
 
 
-def lag_sums(pattern: Signal, weights: Tensor) -> Tensor:
+def lag_sums(pattern: Signal, weights: Tensor, *, first: int = 0, step: int = 1) -> Tensor:
     """Return the weighted sum over queries of the attention at each lag, the prompt's first key left out.
 
     ``S(d) = sum_i w_i A_(i, i-d)`` over ``i - d >= 1``. Every weight below the diagonal is read once. Seen
-    with one more than the length of a row between rows, a block of queries has equal lags in its columns, and
-    their sum is a product of matrices. What lies further back than the block's first query lets this be is a
-    small triangle, copied and summed apart: so the first key, which may hold a thousand times what is left,
-    is never added and taken away again.
+    with ``step`` more than the length of ``step`` rows between rows, a block of queries has equal lags in its
+    columns, and their sum is a product of matrices. What lies further back than the block's first query lets
+    this be is a small triangle, copied and summed apart: so the first key, which may hold a thousand times
+    what is left, is never added and taken away again.
 
     Parameters
     ----------
     pattern
         Axes ``batch, head, query, key``, causal.
     weights
-        ``[batch, head, query]``.
+        ``[batch, head, row]``, of the queries ``first, first + step, ...``.
+    first, step
+        Which queries.
 
     Returns
     -------
     Tensor
-        ``[batch, head, lag]``, as many lags as queries.
+        ``[batch, head, lag]``, as many lags as queries of the pattern.
     """
     values = pattern.values.contiguous()
     n_batch, n_heads, n, _ = values.shape
-    heads, step = n_batch * n_heads, QUERIES_AT_ONCE
-    flat, weights = values.view(heads, n, n), weights.reshape(heads, n)
+    heads, n_rows, size = n_batch * n_heads, weights.shape[-1], QUERIES_AT_ONCE
+    flat, weights = values.view(heads, n, n), weights.reshape(heads, n_rows)
     backwards = values.new_zeros(heads, n)  # the largest lag first, as keys come
-    for begin in range(step, n, step):
-        size = min(step, n - begin)
+    for row in range(0, n_rows, size):
+        begin, some = first + row * step, weights[:, None, row : row + size]
         # Query i of the block from key i - begin + 1 on: lags begin - 1 down to 0, all of them visible.
-        start = flat.storage_offset() + begin * n + 1
-        block = flat.as_strided((heads, size, begin), (n * n, n + 1, 1), start)
-        backwards[:, n - begin :] += torch.bmm(weights[:, None, begin : begin + size], block)[:, 0]
-    sums = backwards.flip(-1)
-    whole = n // step * step
-    for begin, size, blocks in ((0, step, n // step), (whole, n - whole, 1)):
-        if size and blocks:
-            start = flat.storage_offset() + begin * n
-            corners = flat.as_strided((heads, blocks, size, size), (n * n, size * n, n, 1), start)
-            part = slice(begin, begin + blocks * size)
-            sums[:, part] += _corner_sums(corners, weights[:, part].unflatten(1, (blocks, size))).flatten(1)
-    return sums.view(n_batch, n_heads, n)
+        if begin:
+            start = flat.storage_offset() + begin * n + 1
+            block = flat.as_strided((heads, some.shape[-1], begin), (n * n, step * (n + 1), 1), start)
+            backwards[:, n - begin :] += torch.bmm(some, block)[:, 0]
+    sums = torch.nn.functional.pad(backwards.flip(-1), (0, step))
+    whole = n_rows // size * size
+    for row, rows, blocks in ((0, size, n_rows // size), (whole, n_rows - whole, 1)):
+        if rows and blocks:
+            begin = first + row * step
+            start, strides = flat.storage_offset() + begin * n, (n * n, rows * step * n, step * n, 1)
+            width = min(rows * step, n)
+            corners = flat.as_strided((heads, blocks, rows, width), strides, start)
+            some = weights[:, row : row + blocks * rows].unflatten(1, (blocks, rows))
+            found = _corner_sums(corners, some, step).flatten(1)
+            sums[:, begin : begin + found.shape[1]] += found
+    return sums[:, :n].reshape(n_batch, n_heads, n)
 
 
-def _corner_sums(corners: Tensor, weights: Tensor) -> Tensor:
-    """Return ``[head, block, size]``: the sums over ``i - j`` of the lower triangles, column 0 left out."""
-    size = corners.shape[-1]
-    lower = corners * _triangle(size, corners.dtype, corners.device)
-    padded = torch.nn.functional.pad(lower.flatten(2), (size - 1, 0))
+def _corner_sums(corners: Tensor, weights: Tensor, step: int) -> Tensor:
+    """Return ``[head, block, width]``: of the keys up to ``step i`` in row i, key 0 left out, sums by lag."""
+    rows, width = corners.shape[-2:]
+    lower = corners * _triangle(rows, width, step, corners.dtype, corners.device)
+    padded = torch.nn.functional.pad(lower.flatten(2), (width - 1, 0))
     # Outside of the triangle this reads what is zero by now, or the padding.
-    strides = (*padded.stride()[:2], size + 1, 1)
-    skewed = padded.as_strided((*padded.shape[:2], size, size), strides)
-    return (skewed * weights[..., None]).sum(-2).flip(-1)
+    strides = (*padded.stride()[:2], width + step, 1)
+    skewed = padded.as_strided((*padded.shape[:2], rows, width), strides)
+    return (weights[:, :, None] @ skewed)[:, :, 0].flip(-1)
 
 
 @functools.lru_cache(maxsize=8)
-def _triangle(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    lower = torch.ones(size, size, dtype=dtype, device=device).tril()
-    lower[:, 0] = 0.0
-    return lower
+def _triangle(rows: int, width: int, step: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    row, key = torch.arange(rows, device=device)[:, None], torch.arange(width, device=device)
+    return ((key >= 1) & (key <= step * row)).to(dtype)
 
 
 # ------------------------------------------------------------------------------------- bins of lags
@@ -111,7 +116,9 @@ def lag_edges(max_lag: int) -> tuple[int, ...]:
     return (*range(min(EXACT_LAGS, max_lag)), *(edge for edge in above if edge < max_lag), max_lag)
 
 
-def oldest_keys(pattern: Signal, seen: Window, counts: Tensor) -> Tensor:
+def oldest_keys(
+    pattern: Signal, seen: Window, counts: Tensor, parts: tuple[slice, ...] = (slice(None),)
+) -> Tensor:
     """Return the weight of each row on the oldest keys of its window, the prompt's first left out.
 
     Parameters
@@ -119,9 +126,11 @@ def oldest_keys(pattern: Signal, seen: Window, counts: Tensor) -> Tensor:
     pattern
         Axes ``batch, head, query, key``.
     seen
-        The window of every query.
+        The windows of the queries in ``parts``.
     counts
         Integers ``[row, query]``: how many of the oldest.
+    parts
+        Which queries, one part after another.
 
     Returns
     -------
@@ -131,9 +140,10 @@ def oldest_keys(pattern: Signal, seen: Window, counts: Tensor) -> Tensor:
     oldest = seen.start + seen.holds_first.long()  # [row, query]
     lows, highs = (tuple(map(tuple, ends.tolist())) for ends in (oldest, oldest + counts))
     values = pattern.values
+    queries = tuple(range(values.shape[-2])[part] for part in parts)
     pieces = [
-        (values[:, :, queries, keys] * wanted).sum(-1)
-        for queries, keys, wanted in _spans(lows, highs, values.dtype, values.device)
+        (values[:, :, rows, keys] * wanted).sum(-1)
+        for rows, keys, wanted in _spans(lows, highs, queries, values.dtype, values.device)
     ]
     return torch.cat(pieces, dim=-1)
 
@@ -143,20 +153,24 @@ Ends = tuple[tuple[int, ...], ...]
 
 @functools.lru_cache(maxsize=4)
 def _spans(
-    lows: Ends, highs: Ends, dtype: torch.dtype, device: torch.device
+    lows: Ends, highs: Ends, queries: tuple[range, ...], dtype: torch.dtype, device: torch.device
 ) -> list[tuple[slice, slice, Tensor]]:
     """Return blocks of queries, the keys that any of them wants, and which wants which.
 
     All layers of a batch ask for the same.
     """
     low, high = torch.tensor(lows, device=device), torch.tensor(highs, device=device)  # [row, query]
-    found = []
-    for begin in range(0, low.shape[1], 4 * QUERIES_AT_ONCE):
-        part = slice(begin, begin + 4 * QUERIES_AT_ONCE)
-        first, last = int(low[:, part].min()), int(high[:, part].max())
-        key = torch.arange(first, max(first, last), device=device)
-        wanted = (key >= low[:, part, None]) & (key < high[:, part, None])  # [row, query, key]
-        found.append((part, slice(first, first + len(key)), wanted[:, None].to(dtype)))
+    found, before = [], 0
+    for part in queries:
+        for begin in range(0, len(part), 4 * QUERIES_AT_ONCE):
+            some = part[begin : begin + 4 * QUERIES_AT_ONCE]
+            at = slice(before, before + len(some))
+            before += len(some)
+            first, last = int(low[:, at].min()), int(high[:, at].max())
+            key = torch.arange(first, max(first, last), device=device)
+            wanted = (key >= low[:, at, None]) & (key < high[:, at, None])  # [row, query, key]
+            rows = slice(some.start, some[-1] + 1, some.step)
+            found.append((rows, slice(first, first + len(key)), wanted[:, None].to(dtype)))
     return found
 
 

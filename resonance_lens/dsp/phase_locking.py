@@ -14,6 +14,7 @@ them count for about ``2 B T / 1.5``.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Literal
 
@@ -21,6 +22,7 @@ import torch
 from torch import Tensor
 
 from resonance_lens.dsp.hilbert import Band, analytic_signal
+from resonance_lens.dsp.large import large_empty, one_thread
 from resonance_lens.errors import ActivationError, AxisError, ParameterError, RecordError, unknown
 from resonance_lens.signal import Signal
 
@@ -29,8 +31,11 @@ Measure = Literal["plv", "ppc", "ciplv", "pli", "wpli", "wpli2_debiased"]
 BINS_AT_ONCE = 4
 """Matrices of 270 heads in double precision that are made at one time: they stay in the cache."""
 
-ROWS_AT_ONCE = 16
-"""Series whose products with all others are held for every sample at one time."""
+NUMBERS_AT_ONCE = 2**17
+"""Products of series that are held for every sample at one time: they stay in the cache."""
+
+LEAST_ROWS = 4
+"""Series whose products with all others are held at one time, however many samples there are."""
 
 
 def phase_locking_value(samples: Tensor, there: Tensor | None = None) -> Tensor:
@@ -83,10 +88,11 @@ def corrected_imaginary_locking(samples: Tensor, there: Tensor | None = None) ->
 
     def measure(c: Tensor, s: Tensor, n: Tensor) -> Tensor:
         real, imaginary = (c / n).clamp(-1, 1), s.abs() / n
-        rest = (1 - real.square()).clamp_min(0).sqrt()
         rounding = 16 * torch.finfo(c.dtype).eps
         aside = imaginary > rounding
-        return torch.where(aside, imaginary / rest.clamp_min(rounding), 0.0).clamp(max=1.0)
+        # A root has no gradient at zero, where nothing is asked of it.
+        rest = torch.where(aside, 1 - real.square(), 1.0).clamp_min(rounding**2).sqrt()
+        return torch.where(aside, imaginary / rest, 0.0).clamp(max=1.0)
 
     return _by_products(_units(_prepared(samples, there)), measure)
 
@@ -256,22 +262,22 @@ def _units(found: _Samples) -> _Samples:
     return _Samples(found.real / size, found.imaginary / size, found.n, found.shape)
 
 
+@one_thread()
 def _by_products(found: _Samples, measure: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:
     """Return a measure of the real and imaginary parts of ``sum S``, which are real matrix products."""
-    made = []
-    pieces = (
-        found.real.split(BINS_AT_ONCE),
-        found.imaginary.split(BINS_AT_ONCE),
-        found.n.split(BINS_AT_ONCE),
-    )
-    for real, imaginary, n in zip(*pieces, strict=True):
+    n_series = found.real.shape[-1]
+    out = large_empty((len(found.real), n_series, n_series), found.real)
+    for start in range(0, len(out), BINS_AT_ONCE):
+        here = slice(start, start + BINS_AT_ONCE)
+        real, imaginary, n = found.real[here], found.imaginary[here], found.n[here]
         both = torch.cat([real, imaginary], dim=1)
-        turned = torch.cat([imaginary, -real], dim=1)
-        cosine, sine = both.mT @ both, turned.mT @ both  # Re and Im of X_g conj(X_h)
-        made.append(measure(cosine, sine, n[:, None, None].to(real.dtype)))
-    return torch.cat(made).reshape(found.shape)
+        product = imaginary.mT @ real
+        cosine, sine = both.mT @ both, product - product.mT  # Re and Im of X_g conj(X_h)
+        out[here] = measure(cosine, sine, n[:, None, None].to(real.dtype))
+    return out.reshape(found.shape)
 
 
+@one_thread()
 def _by_rows(
     found: _Samples, measure: Callable[..., Tensor], *, signs: bool = False, squares: bool = False
 ) -> Tensor:
@@ -290,25 +296,39 @@ def _by_rows(
     Notes
     -----
     Measures are symmetric: a row is made from the diagonal on, and mirrored. Where all imaginary parts are
-    rounding errors of the products that they are made of, 0/0 is 0.
+    rounding errors of the products that they are made of, 0/0 is 0. Not differentiable: signs are steps, and
+    sizes have no gradient where phases agree, as those of each series and itself do.
     """
-    n_series = found.real.shape[-1]
+    if torch.is_grad_enabled() and found.real.requires_grad:
+        raise ActivationError(
+            "A phase lag index is made of signs or sizes of imaginary parts, which have no gradient where "
+            "phases agree, as those of each series and itself do; detach the samples, or take the "
+            "phase-locking value."
+        )
+    n_samples, n_series = found.real.shape[1:]
     rounding = 8 * torch.finfo(found.real.dtype).eps
-    out = found.real.new_zeros(len(found.real), n_series, n_series)
+    at_once = max(LEAST_ROWS, NUMBERS_AT_ONCE // (n_samples * n_series))
+    out = large_empty((len(found.real), n_series, n_series), found.real)
+    # Rooms to work in: to come by new ones for every few rows takes longer than to fill them.
+    room = found.real.new_empty(n_samples * at_once * n_series)
+    sums = found.real.new_zeros(3 if squares else 2, n_series, n_series)  # above the diagonal, over samples
     for place, (first, second) in enumerate(_imaginary_factors(found)):
-        n = found.n[place].to(out.dtype)
         modulus = torch.hypot(found.real[place], found.imaginary[place])  # [sample, series]
-        smallest = rounding * (modulus.mT @ modulus)
-        for row in range(0, n_series, ROWS_AT_ONCE):
-            rows = slice(row, row + ROWS_AT_ONCE)
-            parts = first[:, rows] @ second[:, :, row:]  # [sample, row, series]
-            total = (parts.sign() if signs else parts).sum(0)
-            more = [parts.square().sum(0)] if squares else []
-            size = parts.abs_().sum(0)
-            value = measure(total, n, size, *more)
-            out[place, rows, row:] = torch.where(size > smallest[rows, row:], value, 0.0)
-    upper = out.triu(1)
-    return (upper + upper.mT).reshape(found.shape)
+        smallest = modulus.mT @ modulus
+        for row in range(0, n_series, at_once):
+            rows, n_rows = slice(row, row + at_once), min(at_once, n_series - row)
+            shape = (n_samples, n_rows, n_series - row)
+            parts = torch.bmm(first[:, rows], second[:, :, row:], out=room[: math.prod(shape)].view(shape))
+            total, size, *more = sums[:, rows, row:]
+            torch.sum(parts.sign() if signs else parts, dim=0, out=total)
+            for each in more:
+                torch.sum(parts.square(), dim=0, out=each)
+            torch.sum(parts.abs_(), dim=0, out=size)
+        total, size, *more = sums
+        value = measure(total, found.n[place].to(out.dtype), size, *more)
+        upper = value.masked_fill_(size <= smallest.mul_(rounding), 0.0).triu_(1)
+        torch.add(upper, upper.mT, out=out[place])
+    return out.reshape(found.shape)
 
 
 def _imaginary_factors(found: _Samples) -> Iterator[tuple[Tensor, Tensor]]:

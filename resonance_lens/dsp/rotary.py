@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -17,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from resonance_lens.dsp.query_grid import DENSE, STEP, query_grid
 from resonance_lens.errors import ParameterError
 
 Layout = Literal["halves", "adjacent"]
@@ -108,26 +108,6 @@ def rotate(
     return torch.cat([together, values[..., dims:]], dim=-1)
 
 
-DENSE = 64
-"""So many queries from the start are all looked at."""
-
-STEP = 4
-"""Beyond them every so many-th is, and counts for those that end with it."""
-
-
-@lru_cache(maxsize=64)  # every layer of a batch asks for the same
-def query_grid(n: int) -> tuple[Tensor, Tensor]:
-    """Return which of n queries are looked at, and for how many each of them counts.
-
-    The grid of a short record begins that of a longer one, so that padding does not matter. Up to three
-    queries at the end are left out.
-    """
-    first = DENSE + STEP - 1
-    late = torch.arange(first, max(first, n), STEP)
-    early = torch.arange(min(n, DENSE))
-    return torch.cat([early, late]), torch.cat([torch.ones_like(early), torch.full_like(late, STEP)])
-
-
 @dataclass(frozen=True, eq=False)
 class Contributions:
     """What the pairs of dimensions add to the scores of the keys that queries see.
@@ -190,7 +170,8 @@ def contributions(
     """
     batch, n = queries.shape[:2]
     device, dtype = keys.device, keys.dtype
-    index, step = (part.to(device) for part in query_grid(n))
+    grid = query_grid(n)
+    index, step = grid.index.to(device), grid.counts.to(device)
     sizes = torch.full((batch, 1), n, device=device) if lengths is None else lengths.to(device)[:, None]
     seen = (index + 1).clamp(max=sliding or n).expand(batch, -1) if causal else sizes.expand(-1, len(index))
     count = torch.where(index < sizes, step, 0)  # [batch, query]
@@ -205,27 +186,29 @@ def contributions(
         keys = keys.masked_fill(~real, 0.0)
         center = keys.sum(1, keepdim=True) / sizes[:, :, None, None]
         keys = (keys - center).masked_fill(~real, 0.0)
-        queries = queries.masked_fill((count == 0)[:, :, None, None], 0.0)
     groups = queries.unflatten(2, (keys.shape[2], -1))  # [batch, query, kv_head, group, d_head]
-    # What was taken from the keys goes back into the mean.
-    common = torch.einsum("bi,bikgd->bkgd", (count * seen).to(dtype), groups) * center[:, 0, :, None]
-    weight = count.to(dtype)[:, :, None, None, None]
-    a, b = split_pairs(groups, dims, layout)
+    weight, number = (each.to(dtype)[:, :, None, None] for each in (count, seen))
 
     x, y = split_pairs(keys, dims, layout)
     moments = torch.stack([x, y, x.square(), x * y, y.square()], dim=2)
-    # Of each query: sums over the keys that it sees, [batch, query, kv_head, 1, pair].
-    x, y, xx, xy, yy = _over_keys(moments, index, causal, sliding)[:, :, :, :, None].unbind(2)
-    sums = a * x + b * y
-    share = 1 / seen.to(dtype)[:, :, None, None, None]
-    squares = a.square() * xx + 2 * a * b * xy + b.square() * yy - sums.square() * share
-    mean, variance = ((each * weight).sum(1).flatten(1, 2) for each in (sums, squares))
-    one, other = split_pairs(common, dims, layout)
-    rest, rest_variance = _rest(groups[..., dims:], keys[..., dims:], index, seen, causal, sliding, weight)
+    # Sums over the keys that each query sees, [batch, query, kv_head, pair]; squares less those of the mean.
+    x, y, xx, xy, yy = _over_keys(moments, index, causal, sliding).unbind(2)
+    xx, xy, yy = xx - x * x / number, xy - x * y / number, yy - y * y / number
+    # What was taken from the keys goes back into the mean. What heads that share keys have in common is
+    # worked out once for all of them.
+    u, v = split_pairs(center, dims, layout)
+    x, y, xx, xy, yy = (
+        (weight * each)[:, :, :, None] for each in (x + number * u, y + number * v, xx, 2 * xy, yy)
+    )
+    a, b = split_pairs(groups, dims, layout)
+    mean = a * x + b * y
+    variance = a * (a * xx + b * xy) + b * b * yy
+    others, their_keys, their_center = (each[..., dims:] for each in (groups, keys, center))
+    rest, rest_variance = _rest(others, their_keys, their_center, index, seen, causal, sliding, weight)
     return Contributions(
-        (mean + (one + other).flatten(1, 2)) / total,
-        variance.clamp_min(0) / total,
-        (rest + common[..., dims:].sum(-1).flatten(1, 2)) / total[..., 0],
+        mean.sum(1).flatten(1, 2) / total,
+        variance.sum(1).flatten(1, 2).clamp_min(0) / total,
+        rest / total[..., 0],
         rest_variance.clamp_min(0) / total[..., 0],
     )
 
@@ -248,6 +231,7 @@ def _over_keys(values: Tensor, index: Tensor, causal: bool, sliding: int | None)
 def _rest(
     groups: Tensor,
     keys: Tensor,
+    center: Tensor,
     index: Tensor,
     seen: Tensor,
     causal: bool,
@@ -266,4 +250,5 @@ def _rest(
         scores = scores.masked_fill(hidden[:, None, None], 0.0)
     sums = scores.sum(-1)
     squares = scores.square().sum(-1) - sums.square() / seen.to(keys.dtype)[:, :, None, None]
-    return (sums * weight[..., 0]).sum(1).flatten(1), (squares * weight[..., 0]).sum(1).flatten(1)
+    common = (groups * center[..., None, :]).sum(-1) * seen.to(keys.dtype)[:, :, None, None]
+    return ((sums + common) * weight).sum(1).flatten(1), (squares * weight).sum(1).flatten(1)

@@ -1,14 +1,17 @@
-"""Spectra of series of vectors, averaged over their features, by matrix products.
+"""Spectra of series of vectors, averaged over their features.
 
-Where hundreds of features are transformed along the same few positions, one product with a matrix of windowed
-cosines and sines takes no longer than a fast transform along the wrong axis, and only means over features are
-kept. All is that of `resonance_lens.dsp.spectra.welch` with a Hann window, segments without their mean.
+Hundreds of features are transformed along the same few positions, and only means over features are kept. So
+series stand with their positions side by side in memory, ``[..., feature, position]``, for a fast transform
+to run along; and the few low indices of a cosine transform are two products, of sums and differences of what
+lies as far from either end. All is that of `resonance_lens.dsp.spectra.welch` with a Hann window, segments
+without their mean.
 """
 
 from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,55 +39,63 @@ def spread_hop(n: int, segment: int) -> int:
 
 
 @dataclass(frozen=True, eq=False)
-class FeatureWeights:
-    """How features count in means over them.
+class VectorSeries:
+    """Series of features without their means, and how features count in means over them.
 
     Attributes
     ----------
+    values
+        ``[..., feature, position]``, of mean zero.
     weights
-        ``[feature, 2]``: one over the number of features, for the plain mean; and that divided by the
+        ``[..., 2, feature]``: one over the number of features, for the plain mean; and that divided by the
         feature's variance, for a mean in which all features count alike. Features that do not vary have no
         weight; those that do share it in the second.
     variance
-        ``[2]``: the means, so weighted, of the variances over positions: in the second 1, or 0 if none
+        ``[..., 2]``: the means, so weighted, of the variances over positions: in the second 1, or 0 if none
         varies.
+    dc
+        ``[..., 2]``: the means, so weighted, of the squares of what was taken out.
     """
 
+    values: Tensor
     weights: Tensor
     variance: Tensor
     dc: Tensor
 
     @staticmethod
-    def of(x: Tensor) -> FeatureWeights:
-        """Return the weights of the features of ``x`` (``[position, feature]``)."""
-        n, n_features = x.shape
-        ones = x.new_ones(1, n)
-        mean = ones @ x / n  # a product with ones takes a tenth of the time of a sum over the outer axis
-        squares = ones @ (x - mean).square_()
-        variance, mean = squares[0] / n, mean[0]
-        varies = variance > (ROUNDING * torch.finfo(x.dtype).eps * mean).square()
-        kept = varies.to(x.dtype)
-        safe = torch.where(varies, variance, 1.0)
-        weights = torch.stack([kept / n_features, kept / (safe * kept.sum().clamp_min(1))], dim=1)
-        return FeatureWeights(weights, variance @ weights, mean.square() @ weights)
+    def of(sites: Sequence[Tensor]) -> VectorSeries:
+        """Return the series of some sites, each ``[position, feature]``, one after another."""
+        n, n_features = sites[0].shape
+        values = sites[0].new_empty(len(sites), n_features, n)
+        for into, x in zip(values, sites, strict=True):
+            into.copy_(x.T)
+        mean = values.mean(-1, keepdim=True)
+        values -= mean
+        variance, mean = torch.linalg.vecdot(values, values) / n, mean[..., 0]  # [site, feature]
+        varies = variance > (ROUNDING * torch.finfo(values.dtype).eps * mean).square()
+        kept = varies.to(values.dtype)
+        alike = kept / torch.where(varies, variance, 1.0) / kept.sum(-1, keepdim=True).clamp_min(1)
+        weights = torch.stack([kept / n_features, alike], dim=-2)
+        total = weights @ torch.stack([variance, mean.square()], dim=-1)  # [site, 2, 2]
+        return VectorSeries(values, weights, *total.unbind(-1))
 
 
-def mean_power(x: Tensor, segment: int, weights: Tensor) -> Tensor:
+def mean_power(values: Tensor, segment: int, weights: Tensor) -> Tensor:
     """Return weighted sums over features of their Welch densities.
 
     Parameters
     ----------
-    x
-        ``[position, feature]``, at least a segment of positions.
+    values
+        ``[..., feature, position]``, at least a segment of positions.
     segment
         Positions of a segment, even. Segments are spread evenly: see `spread_hop`.
     weights
-        ``[feature, k]``.
+        ``[..., k, feature]``.
 
     Returns
     -------
     Tensor
-        ``[frequency, k]``, frequencies ``0, 1/segment, ..., 0.5``: one-sided densities.
+        ``[..., k, frequency]``, frequencies ``0, 1/segment, ..., 0.5``: one-sided densities.
 
     Raises
     ------
@@ -93,43 +104,41 @@ def mean_power(x: Tensor, segment: int, weights: Tensor) -> Tensor:
     ParameterError
         If the segment is not an even number of at least 4.
     """
-    if len(x) < segment:
-        raise RecordError(f"A spectrum of segments of {segment} needs as many positions; there are {len(x)}.")
-    matrix = _matrix("segment", segment, 0, x.dtype, x.device)
-    starts = range(0, len(x) - segment + 1, spread_hop(len(x), segment))
-    squares = torch.zeros((), dtype=x.dtype, device=x.device)
-    for start in starts:
-        squares = (matrix @ x[start : start + segment]).square_().add_(squares)  # [cosine or sine, feature]
-    total = squares @ weights  # [cosine or sine, k]
-    half = segment // 2
-    power = total[: half + 1].clone()
-    power[1:half] += total[half + 1 :]
-    return power / len(starts)
+    n = values.shape[-1]
+    window, scale = _window(segment, values.dtype, values.device)
+    if n < segment:
+        raise RecordError(f"A spectrum of segments of {segment} needs as many positions; there are {n}.")
+    segments = values.unfold(-1, segment, spread_hop(n, segment))  # [..., feature, start, position]
+    tapered = (segments - segments.mean(-1, keepdim=True)).mul_(window)
+    parts = torch.view_as_real(torch.fft.rfft(tapered))  # [..., feature, start, frequency, 2]
+    total = weights @ parts.square_().flatten(-3)
+    power: Tensor = total.unflatten(-1, parts.shape[-3:]).sum((-3, -1))
+    return power * (scale / parts.shape[-3])
 
 
-def band_power(x: Tensor, features: FeatureWeights) -> Tensor:
+def band_power(series: VectorSeries) -> Tensor:
     """Return weighted means over features of their power in `PRISM_BANDS`, index 0 left out.
-
-    Parameters
-    ----------
-    x
-        ``[position, feature]``.
-    features
-        Of ``x``.
 
     Returns
     -------
     Tensor
-        ``[band, 2]``: sums of squares of the orthonormal cosine transform, divided by the number of
+        ``[..., 2, band]``: sums of squares of the orthonormal cosine transform, divided by the number of
         positions, so that all bands together are the variance. The highest band is what the others leave of
         it.
     """
-    n = len(x)
-    edges = _edges(n)
-    waves = _matrix("cosine", n, edges[-2], x.dtype, x.device) @ x  # [index from 1, feature]
-    power = waves.square_() @ features.weights / n
-    parts = [power[first - 1 : stop - 1].sum(dim=0) for first, stop in zip(edges, edges[1:-1], strict=False)]
-    return torch.stack([*parts, (features.variance - power.sum(dim=0)).clamp_min(0.0)])
+    values = series.values
+    n = values.shape[-1]
+    matrices = _cosines(n, values.dtype, values.device)
+    half = matrices.even.shape[0]
+    front, back = values[..., :half], values[..., n - half :].flip(-1)
+    found = series.variance.new_zeros(())
+    for mirrored, waves, member in (
+        (front + back, matrices.even, matrices.even_bands),
+        (front - back, matrices.odd, matrices.odd_bands),
+    ):
+        # Of each feature and index; then the mean over features; then the sum over the indices of a band.
+        found = found + series.weights @ (mirrored @ waves).square_() @ member
+    return torch.cat([found, (series.variance - found.sum(-1)).clamp_min(0.0)[..., None]], dim=-1)
 
 
 def band_indices(n: int) -> tuple[int, ...]:
@@ -153,7 +162,7 @@ def expected_power(covariances: Tensor, segment: int) -> Tensor:
     Tensor
         ``[..., frequency]``. Exact: what windows leak and detrending takes out is in it.
     """
-    return covariances @ _matrix("lag", segment, 0, covariances.dtype, covariances.device).mT
+    return covariances @ torch.from_numpy(_lag_matrix(segment)).to(covariances).mT
 
 
 def correlations(power: Tensor, segment: int) -> Tensor:
@@ -189,12 +198,15 @@ def _edges(n: int) -> list[int]:
     return [1, *stops]
 
 
-@functools.lru_cache(maxsize=32)
-def _segment_matrix(segment: int) -> Floats:
-    """Return ``[segment, segment]``: cosines 0 to 0.5, then sines, through the window, without the mean."""
+def _require_segment(segment: int) -> None:
     require_whole("a spectrum", "segment", segment, 4)
     if segment % 2:
         raise ParameterError(wrong_parameter("a spectrum", "segment", "even", segment))
+
+
+def _segment_matrix(segment: int) -> Floats:
+    """Return ``[segment, segment]``: cosines 0 to 0.5, then sines, through the window, without the mean."""
+    _require_segment(segment)
     half = segment // 2
     at = np.outer(np.arange(half + 1), np.arange(segment)) * (2 * np.pi / segment)
     waves = np.concatenate([np.cos(at), np.sin(at[1:half])])
@@ -207,6 +219,7 @@ def _segment_matrix(segment: int) -> Floats:
     return np.asarray(rows - (rows @ basis.T) @ basis)
 
 
+@functools.lru_cache(maxsize=32)
 def _lag_matrix(segment: int) -> Floats:
     """Return ``[frequency, lag]``: how much of each covariance is in the mean density."""
     matrix = _segment_matrix(segment)
@@ -219,17 +232,46 @@ def _lag_matrix(segment: int) -> Floats:
     return found
 
 
-def _cosine_matrix(n: int, stop: int) -> Floats:
-    """Return rows 1 to ``stop - 1`` of the orthonormal cosine transform of n positions."""
-    at = np.outer(np.arange(1, stop), np.arange(n) + 0.5)
-    return np.asarray(np.cos(at * (np.pi / n)) * np.sqrt(2 / n))
+@dataclass(frozen=True, eq=False)
+class _Cosines:
+    """The cosines of the bands but the highest, over half of a record, and which of them each band has.
+
+    A cosine of even index is its own mirror image, one of odd index the negative of it.
+
+    Attributes
+    ----------
+    even, odd
+        ``[position, index]``; the middle of an odd number of positions counts half in ``even``, where it
+        is added to itself.
+    even_bands, odd_bands
+        ``[index, band]``: one where the index is in the band, divided by the number of positions.
+    """
+
+    even: Tensor
+    odd: Tensor
+    even_bands: Tensor
+    odd_bands: Tensor
 
 
-@functools.lru_cache(maxsize=128)
-def _matrix(kind: str, n: int, stop: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Return one of the matrices as a tensor, which nobody changes or hands out."""
-    if kind == "cosine":
-        matrix = _cosine_matrix(n, stop)
-    else:
-        matrix = _segment_matrix(n) if kind == "segment" else _lag_matrix(n)
-    return torch.tensor(matrix, dtype=dtype, device=device)
+@functools.lru_cache(maxsize=64)
+def _cosines(n: int, dtype: torch.dtype, device: torch.device) -> _Cosines:
+    """Return the rows of the orthonormal cosine transform of n positions; all layers ask for the same."""
+    edges = np.array(_edges(n))
+    index = np.arange(1, edges[-2])
+    at = np.outer(np.arange(n - n // 2) + 0.5, index)
+    waves = np.cos(at * (np.pi / n)) * np.sqrt(2 / n)
+    member = ((index[:, None] >= edges[:-2]) & (index[:, None] < edges[1:-1])) / n
+    is_even = index % 2 == 0
+    if n % 2:
+        waves[-1, is_even] /= 2
+    parts = (waves[:, is_even], waves[:, ~is_even], member[is_even], member[~is_even])
+    return _Cosines(*(torch.tensor(part, dtype=dtype, device=device) for part in parts))
+
+
+@functools.lru_cache(maxsize=32)
+def _window(segment: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return the window, and what makes one-sided densities of squares, by frequency."""
+    _require_segment(segment)
+    window = window_weights("hann", segment)
+    scale = one_sided(segment, window) / window.square().sum()
+    return window.to(device, dtype), scale.to(device, dtype)

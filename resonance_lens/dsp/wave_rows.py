@@ -16,9 +16,6 @@ from resonance_lens.dsp import waves
 from resonance_lens.dsp.attention import SMALLEST_FREE_WEIGHT
 from resonance_lens.dsp.surrogates import ChosenRows
 
-QUERY_BLOCKS = 4
-"""Early queries see few kinds of tokens; taken apart from late ones, they take half of the time."""
-
 
 @dataclass(frozen=True, eq=False)
 class Words:
@@ -105,17 +102,17 @@ class Words:
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """The attention of layers with the same windows at some queries of one prompt, keys first.
+    """The attention of layers with the same windows at some queries of one prompt.
 
     Attributes
     ----------
     free
-        Weights of the tokens that are waves, ``[token, query, row]``: rows are the heads of one layer after
+        Weights of the tokens that are waves, ``[query, token, row]``: rows are the heads of one layer after
         another, then one of ones on all keys that the query sees.
     first
         Weight of the first position, zero if it has no frequency: ``[query, row]``.
     squared
-        Their squares.
+        The squares of the free weights.
     total, squares
         Sum of the free weights and of their squares, ``[query, row]``.
     words
@@ -142,23 +139,25 @@ class Rows:
         seen = ((key >= start) & (key < start + size)).to(one.weights)
         weights = [each.weights[row, :, :q, :n].transpose(0, 1) for each in layers]  # [query, head, key]
         rows = torch.cat([*weights, seen[:, None]], dim=1)
-        table = rows.flatten(0, 1).T.contiguous().unflatten(1, rows.shape[:2])  # [key, query, row]
+        table = rows.new_empty(q, n, rows.shape[1])  # [query, key, row]
+        for made, of_query in zip(table, rows, strict=True):
+            made.copy_(of_query.T)  # a matrix at a time is transposed in blocks
         everything = len(words.places) == n - 1
-        free = table[1:] if everything else table.index_select(0, words.places)
+        free = table[:, 1:] if everything else table.index_select(1, words.places)
         squared = free * free
         return Rows(
             free=free,
-            first=table[0] * words.known[0],
-            total=free.sum(0),
+            first=table[:, 0] * words.known[0],
+            total=free.sum(1),
             squared=squared,
-            squares=squared.sum(0),
+            squares=squared.sum(1),
             words=words,
             layers=len(layers),
         )
 
     @property
     def seen(self) -> Tensor:
-        """Ones where a query sees a token, ``[token, query]``."""
+        """Ones where a query sees a token, ``[query, token]``."""
         return self.free[..., -1]
 
     def valid(self, *, first: bool = False) -> Tensor:
@@ -180,22 +179,24 @@ class Rows:
             of the power over the sum of the weights.
         """
         words = self.words
-        summed = waves.phasors(self.free, words.phases, words.kinds, words.n_kinds)
-        present = words.by_kind(self.seen.T).T  # [kind, query]
+        summed = waves.phasors(self.free, words.phases, words.kinds, words.n_kinds)  # [2, query, kind, row]
+        present = words.by_kind(self.seen)  # [query, kind]
         squares = self.squares.clamp_min(torch.finfo(self.squares.dtype).tiny)
-        alone = torch.zeros_like(present).unsqueeze(-1) + (present > 0)[..., None]  # one class of kinds
-        classes = [(each, *waves.by_class(summed, each)) for each in (alone, waves.recurrence(present))]
+        # One class of all kinds that are there, and those that recur as often.
+        classes = torch.cat([(present > 0).to(present)[:, None], waves.recurrence(present)], dim=1)
+        added, own = waves.by_class(summed, classes)
+        parts = (slice(0, 1), slice(1, None))
         total, with_first = (
             each.clamp_min(SMALLEST_FREE_WEIGHT) for each in (self.total, self.total + self.first)
         )
         found: dict[str, list[Tensor]] = {}
         for overlap in words.overlaps:
             power = _power(summed, overlap[1:, 1:], present)
+            mean = waves.mean_overlaps(overlap[1:, 1:], classes)
             shuffled, null = (
-                waves.dealt_power(waves.mean_overlaps(overlap[1:, 1:], each), sums, own)
-                for each, sums, own in classes
+                waves.dealt_power(mean[:, part, part], added[:, :, part], own[:, part]) for part in parts
             )
-            beside = self.first * torch.tensordot(overlap[0, 1:].to(power), summed[0], 1)
+            beside = self.first * (overlap[0, 1:].to(power) @ summed[0])
             both = (power + 2 * beside + self.first**2).clamp_min(0).sqrt() / with_first
             without = power.clamp_min(0).sqrt() / total
             numbers = {
@@ -225,19 +226,20 @@ class Rows:
         heads = (weight.shape[1] - 1) // self.layers
         of_layer = torch.zeros(weight.shape[1], self.layers, device=weight.device, dtype=weight.dtype)
         of_layer[:-1] = layer.repeat_interleave(heads)[:, None] == layer
-        parts = self.squared.flatten(1) @ (weight[..., None] * of_layer).flatten(0, 1)  # [token, layer]
+        parts = (self.squared @ (weight[..., None] * of_layer)).sum(0)  # [token, layer]
         count = there[:, :-1].unflatten(1, (self.layers, -1)).sum((0, 2))
         return self.words.by_kind(parts.T.double() / count[:, None])
 
     def shares_uniform(self) -> Tensor:
         """Return the same of even attention, ``[layer, kind]``."""
         there = self.valid()[:, -1]
-        each = torch.where(there, self.seen / self.total[:, -1].clamp_min(1), 0.0).double().sum(1)
+        even = self.seen / self.total[:, -1:].clamp_min(1)
+        each = torch.where(there[:, None], even, 0.0).double().sum(0)
         return self.words.by_kind((each / there.sum()).expand(self.layers, -1))
 
     def last(self) -> Tensor:
         """Return the weights of the last query, adding up to one, mean over heads: ``[layer, position]``."""
-        there, free = self.valid()[-1, :-1], self.free[:, -1, :-1]
+        there, free = self.valid()[-1, :-1], self.free[-1, :, :-1]
         even = torch.where(there, free / self.total[-1, :-1].clamp_min(SMALLEST_FREE_WEIGHT), 0.0)
         by_layer = even.unflatten(1, (self.layers, -1)).sum(2)
         count = there.unflatten(0, (self.layers, -1)).sum(1).clamp_min(1)
@@ -280,8 +282,7 @@ def spectral_numbers(shares: Tensor, words: Words, orders: Tensor) -> dict[str, 
     """
     entropies, linears, octaves = [], [], shares
     for frequencies, bins in zip(words.frequencies, words.bins, strict=True):
-        dealt = frequencies[orders][:, None]  # [draw, 1, kind]
-        octaves, linear = waves.line_spread(shares, dealt, harmonics=words.harmonics)
+        octaves, linear = waves.line_spread(shares, frequencies[orders], harmonics=words.harmonics)
         entropies.append(waves.spectral_entropy(shares @ bins[orders]))
         linears.append(linear)
     return {
@@ -292,12 +293,7 @@ def spectral_numbers(shares: Tensor, words: Words, orders: Tensor) -> dict[str, 
 
 
 def _power(summed: Tensor, overlap: Tensor, present: Tensor) -> Tensor:
-    """Return the power ``[query, row]``; queries that see few kinds are taken with these alone."""
-    pieces = []
-    size = -(-present.shape[1] // QUERY_BLOCKS)
-    for start in range(0, present.shape[1], size):
-        queries = slice(start, start + size)
-        seen = torch.nonzero((present[:, queries] > 0).any(1))
-        upto = int(seen.max()) + 1 if len(seen) else 0
-        pieces.append(waves.superposed_power(summed[:, :upto, queries], overlap[:upto, :upto]))
-    return torch.cat(pieces)
+    """Return the power ``[query, row]``; each query is taken with no more kinds than it can have seen."""
+    upto = [int(row.nonzero().max()) + 1 if bool(row.any()) else 0 for row in present]
+    pieces = [waves.superposed_power(summed[:, query, :n], overlap[:n, :n]) for query, n in enumerate(upto)]
+    return torch.stack(pieces)

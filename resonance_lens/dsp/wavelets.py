@@ -77,7 +77,7 @@ class Coefficients:
         ``mode="periodization"`` and a length that is a multiple of ``2^level``, and for `swt` with
         ``mode="periodic"``. Otherwise edges count more than once.
         """
-        return self._sums[0]
+        return self._energy
 
     def shares(self) -> Tensor:
         """Return the share of each scale in the energy, ``[*shape, level + 1]``; not-a-number for zeros."""
@@ -91,7 +91,7 @@ class Coefficients:
         of them holds all, ``ln K`` where all K are alike. Not-a-number for a scale with less than
         `SMALLEST_SHARE` of the energy.
         """
-        energy, weighted = self._sums
+        energy, weighted = self._energy, self._weighted
         tiny = torch.finfo(energy.dtype).tiny
         found = energy.clamp_min(tiny).log() - weighted / energy.clamp_min(tiny)
         return torch.where(energy > SMALLEST_SHARE * energy.sum(-1, keepdim=True), found, torch.nan)
@@ -102,19 +102,28 @@ class Coefficients:
         Normalised over the whole record, it is the entropy of the shares of the scales plus the mean of the
         entropies of the scales, weighted with their shares. Not-a-number for a record of zeros.
         """
-        energy, weighted = (each.sum(-1) for each in self._sums)
+        energy, weighted = self._energy.sum(-1), self._weighted.sum(-1)
         tiny = torch.finfo(energy.dtype).tiny
         found = energy.clamp_min(tiny).log() - weighted / energy.clamp_min(tiny)
         return torch.where(energy > 0, found, torch.nan)
 
     @cached_property
-    def _sums(self) -> tuple[Tensor, Tensor]:
-        """The sums of ``c^2`` and of ``c^2 ln c^2`` over each scale, which all of the above is made of."""
-        squares = [scale.square() for scale in self.scales]
-        energy = [square.sum(-1) for square in squares]
+    def _squares(self) -> list[Tensor]:
+        """The squares of the coefficients of each scale."""
+        return [scale.square() for scale in self.scales]
+
+    @cached_property
+    def _energy(self) -> Tensor:
+        """The sum of ``c^2`` over each scale."""
+        return torch.stack([square.sum(-1) for square in self._squares], dim=-1)
+
+    @cached_property
+    def _weighted(self) -> Tensor:
+        """The sum of ``c^2 ln c^2`` over each scale."""
         tiny = torch.finfo(self.approximation.dtype).tiny
-        weighted = [torch.linalg.vecdot(square, square.clamp_min(tiny).log()) for square in squares]
-        return torch.stack(energy, dim=-1), torch.stack(weighted, dim=-1)
+        return torch.stack(
+            [torch.linalg.vecdot(square, square.clamp_min(tiny).log()) for square in self._squares], dim=-1
+        )
 
 
 def max_level(n: int, wavelet: str = "db2") -> int:

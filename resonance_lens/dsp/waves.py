@@ -107,10 +107,11 @@ def overlaps(frequencies: Tensor, *, harmonics: int = HARMONICS, duration: float
     for h, x, sin_x, cos_x in multiples:
         for k, y, sin_y, cos_y in multiples[h - 1 :]:
             apart = x[:, None] - y[None, :]
-            near = apart.abs() < SAME
-            sine = torch.stack([sin_x, -cos_x], dim=1) @ torch.stack([cos_y, sin_y])  # of the difference
-            part = sine.masked_fill(near, 1.0) / apart.masked_fill(near, 1.0)
-            total += part / h**2 if k == h else (part + part.T) / (h * k)
+            part = torch.stack([sin_x, -cos_x], dim=1) @ torch.stack([cos_y, sin_y])  # sine of the difference
+            part.div_(apart).masked_fill_(apart.abs_() < SAME, 1.0)
+            total.add_(part, alpha=1 / (h * k))
+            if k > h:
+                total.add_(part.T, alpha=1 / (h * k))
     scale = total.diagonal().rsqrt()
     return total * scale[:, None] * scale[None, :]
 
@@ -154,33 +155,38 @@ def wave_power(frequencies: Tensor, *, harmonics: int = HARMONICS, duration: flo
 
 
 def phasors(weights: Tensor, phases: Tensor, kinds: Tensor, n_kinds: int) -> Tensor:
-    """Return the weights times ``exp(i phi_j)``, added up by kind: real and imaginary, ``[2, kind, ...]``.
+    """Return the weights times ``exp(i phi_j)``, added up by kind: real and imaginary part.
 
     Parameters
     ----------
     weights
-        ``[token, ...]``.
+        ``[..., token, row]``.
     phases
         Of each token, in radians, ``[token]``.
     kinds
         Integers ``[token]`` in ``0 .. n_kinds - 1``: which wave each token is.
     n_kinds
         How many there are.
+
+    Returns
+    -------
+    Tensor
+        ``[2, ..., kind, row]``.
     """
-    column = (-1, *[1] * (weights.ndim - 1))
-    sums = weights.new_zeros(2, n_kinds, *weights.shape[1:])
+    *beside, _, n_rows = weights.shape
+    sums = weights.new_zeros(2, *beside, n_kinds, n_rows)
     for part, turn in zip(sums, (phases.cos(), phases.sin()), strict=True):
-        part.index_add_(0, kinds, weights * turn.to(weights).reshape(column))
+        part.index_add_(-2, kinds, weights * turn.to(weights)[:, None])
     return sums
 
 
 def superposed_power(summed: Tensor, overlap: Tensor) -> Tensor:
-    """Return the mean power over the window of sums of waves, ``[...]``.
+    """Return the mean power over the window of sums of waves, ``[..., row]``.
 
     Parameters
     ----------
     summed
-        What `phasors` returns: z, ``[2, kind, ...]``.
+        What `phasors` returns: z, ``[2, ..., kind, row]``.
     overlap
         What `overlaps` returns: S, ``[kind, kind]``.
 
@@ -189,9 +195,7 @@ def superposed_power(summed: Tensor, overlap: Tensor) -> Tensor:
     Tensor
         ``sum_ab Re(z_a conj(z_b)) S_ab``.
     """
-    flat = summed.flatten(2)  # [2, kind, row]
-    power = ((overlap.to(flat) @ flat) * flat).sum((0, 1))
-    return power.reshape(summed.shape[2:])
+    return ((overlap.to(summed) @ summed) * summed).sum((0, -2))
 
 
 def recurrence(counts: Tensor) -> Tensor:
@@ -200,17 +204,18 @@ def recurrence(counts: Tensor) -> Tensor:
     Parameters
     ----------
     counts
-        How many tokens there are of each kind, ``[kind, ...]``.
+        How many tokens there are of each kind, ``[..., kind]``.
 
     Returns
     -------
     Tensor
-        Ones and zeros ``[kind, ..., class]``, one class for each of `RECURRENCES`; kinds that are not there
+        Ones and zeros ``[..., class, kind]``, one class for each of `RECURRENCES`; kinds that are not there
         are in none.
     """
     edges = torch.tensor(RECURRENCES, device=counts.device)
     which = torch.bucketize(counts.contiguous(), edges.to(counts), right=True)  # 0: not there
-    return (which[..., None] == torch.arange(1, len(edges) + 1, device=which.device)).to(counts)
+    classes = torch.arange(1, len(edges) + 1, device=which.device)
+    return (which[..., None, :] == classes[:, None]).to(counts)
 
 
 def by_class(summed: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
@@ -219,19 +224,17 @@ def by_class(summed: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
     Parameters
     ----------
     summed
-        What `phasors` returns: z, ``[2, kind, query, row]``.
+        What `phasors` returns: z, ``[2, ..., kind, row]``.
     classes
-        Ones and zeros ``[kind, query, class]``.
+        Ones and zeros ``[..., class, kind]``.
 
     Returns
     -------
     tuple of tensors
-        ``sum_a z_a`` over the kinds of a class, ``[2, class, query, row]``, and ``sum_a abs(z_a)^2``,
-        ``[class, query, row]``.
+        ``sum_a z_a`` over the kinds of a class, ``[2, ..., class, row]``, and ``sum_a abs(z_a)^2``,
+        ``[..., class, row]``.
     """
-    own = (summed * summed).sum(0)
-    added = torch.einsum("kqs,ckqr->csqr", classes, summed)
-    return added, torch.einsum("kqs,kqr->sqr", classes, own)
+    return classes @ summed, classes @ (summed * summed).sum(0)
 
 
 def mean_overlaps(overlap: Tensor, classes: Tensor) -> Tensor:
@@ -242,23 +245,23 @@ def mean_overlaps(overlap: Tensor, classes: Tensor) -> Tensor:
     overlap
         ``[kind, kind]``.
     classes
-        Ones and zeros ``[kind, query, class]``.
+        Ones and zeros ``[..., class, kind]``.
 
     Returns
     -------
     Tensor
-        ``[query, class, class]`` in double precision; zero where there are no such two.
+        ``[..., class, class]`` in double precision; zero where there are no such two.
     """
-    there = classes.double()
-    summed = torch.einsum("kqs,kl,lqt->qst", there, overlap.double(), there)
-    n = there.sum(0)  # [query, class]
-    itself = torch.diag_embed(torch.einsum("kqs,k->qs", there, overlap.diagonal().double()))
-    pairs = n[:, :, None] * n[:, None, :] - torch.diag_embed(n)
+    there, overlap = classes.double(), overlap.double()
+    summed = there @ overlap @ there.mT
+    n = there.sum(-1)  # [..., class]
+    itself = torch.diag_embed(there @ overlap.diagonal())
+    pairs = n[..., :, None] * n[..., None, :] - torch.diag_embed(n)
     return (summed - itself) / pairs.clamp_min(1)
 
 
 def dealt_power(mean: Tensor, added: Tensor, own: Tensor) -> Tensor:
-    """Return the mean power over all ways to deal frequencies to the kinds of a class: ``[query, row]``.
+    """Return the mean power over all ways to deal frequencies to the kinds of a class: ``[..., row]``.
 
     A kind keeps the power of its own; every two kinds overlap as two of their classes do on average. Exact,
     as the power is linear in the overlaps.
@@ -266,13 +269,13 @@ def dealt_power(mean: Tensor, added: Tensor, own: Tensor) -> Tensor:
     Parameters
     ----------
     mean
-        What `mean_overlaps` returns, ``[query, class, class]``.
+        What `mean_overlaps` returns, ``[..., class, class]``.
     added, own
         What `by_class` returns.
     """
     mean = mean.to(added)
-    together = torch.einsum("csqr,qst,ctqr->qr", added, mean, added)
-    return own.sum(0) + together - torch.einsum("qss,sqr->qr", mean, own)
+    itself = mean.diagonal(dim1=-2, dim2=-1)[..., None]  # [..., class, 1]
+    return superposed_power(added, mean) + (own - itself * own).sum(-2)
 
 
 def harmonic_shares(harmonics: int = HARMONICS) -> Tensor:
@@ -290,19 +293,26 @@ def line_spread(shares: Tensor, frequencies: Tensor, *, harmonics: int = HARMONI
     Parameters
     ----------
     shares
-        Share of the power of each kind, ``[..., kind]``; they add up to one.
+        Share of the power of each kind, ``[kind]`` or ``[layer, kind]``; they add up to one.
     frequencies
-        ``[..., kind]``.
+        ``[kind]`` or ``[draw, kind]``.
     harmonics
         How many.
+
+    Returns
+    -------
+    tuple of tensors
+        Both ``[draw, layer]``, without what the two have not.
     """
     power = harmonic_shares(harmonics).to(shares)
     order = torch.arange(1, harmonics + 1).to(shares)
-    octaves = _variance(shares, frequencies.log2()) + _variance(power, order.log2())
-    first, second = (power * order).sum(), (power * order**2).sum()
-    square = second * (shares * frequencies**2).sum(-1)
-    linear = square - (first * (shares * frequencies).sum(-1)) ** 2
-    return octaves.sqrt(), linear.clamp_min(0).sqrt()
+    octave, of_harmonic = frequencies.log2(), order.log2()
+    within = (power * of_harmonic.square()).sum() - (power * of_harmonic).sum().square()
+    octaves = torch.inner(octave.square(), shares) - torch.inner(octave, shares).square()
+    first, second = (power * order).sum(), (power * order.square()).sum()
+    square = second * torch.inner(frequencies.square(), shares)
+    linear = square - (first * torch.inner(frequencies, shares)).square()
+    return (octaves.clamp_min(0) + within).sqrt(), linear.clamp_min(0).sqrt()
 
 
 def binned(frequencies: Tensor, *, harmonics: int = HARMONICS) -> Tensor:
@@ -323,11 +333,6 @@ def spectral_entropy(spectrum: Tensor) -> Tensor:
     """Return ``-sum_b p_b ln p_b`` of spectra that add up to one over the last axis, in nats; 0 ln 0 = 0."""
     entropy: Tensor = -torch.special.xlogy(spectrum, spectrum).sum(-1)
     return entropy
-
-
-def _variance(shares: Tensor, values: Tensor) -> Tensor:
-    mean = (shares * values).sum(-1, keepdim=True)
-    return (shares * (values - mean) ** 2).sum(-1)
 
 
 def _require_window(harmonics: int, duration: float, owner: str) -> None:

@@ -83,14 +83,22 @@ class Row:
 
 
 def rows_by_hand(
-    pattern: torch.Tensor, lengths: Sequence[int], head: int, sliding: int | None, max_lag: int
+    pattern: torch.Tensor,
+    lengths: Sequence[int],
+    head: int,
+    sliding: int | None,
+    max_lag: int,
+    every: int = 4,
 ) -> list[list[Row]]:
+    """Return the rows of each prompt: the first 64, and every so many-th beyond, as often as it counts."""
     edges = lag_edges(max_lag)
     found = []
     for p, length in enumerate(lengths):
         rows = [Row(pattern[p, head, i].double().numpy(), i, length, sliding, edges) for i in range(length)]
         sizes = [len(keys_of(i, length, sliding=sliding)) for i in range(length)]
-        found.append([row for row, size in zip(rows, sizes, strict=True) if size >= 8 and row.free >= 1e-3])
+        times = [1 if i < 64 else every * ((i - 63) % every == 0) for i in range(length)]
+        kept = zip(rows, sizes, times, strict=True)
+        found.append([row for row, size, n in kept if size >= 8 and row.free >= 1e-3 for _ in range(n)])
     return found
 
 
@@ -128,6 +136,43 @@ def test_fractions_are_those_of_loops_over_rows(sliding: int | None, max_lag: in
         assert float(mean) == pytest.approx(np.mean(information), abs=1e-5)
         lags = [np.mean([row.by_lag @ np.arange(row.n) for row in rows]) for rows in prompts]
         np.testing.assert_allclose(data.mean_lag_prompt.sel(layer=0, head=head), lags, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("every", "sliding"), [(4, None), (4, 50), (1, None), (7, None)])
+def test_of_long_prompts_every_so_many_queries_count(every: int, sliding: int | None) -> None:
+    lengths = [100, 71, 64, 93]
+    pattern = random_attention(lengths, 1, sliding=sliding)
+    data = result([pattern], lengths, sliding=sliding, min_rows=1, every=every)
+    prompts = rows_by_hand(pattern, lengths, 0, sliding, 512, every)
+    for p, rows in enumerate(prompts):
+        others = [row for q, each in enumerate(prompts) if q != p for row in each]
+        kernel = kernel_by_hand(others, 512, 1.0)
+        total = sum(row.information() for row in rows)
+        fraction = sum(row.gain(kernel) for row in rows) / total
+        assert float(data.toeplitz_fraction_prompt[p, 0, 0]) == pytest.approx(fraction, abs=2e-5)
+        lag = np.mean([row.by_lag @ np.arange(row.n) for row in rows])
+        assert float(data.mean_lag_prompt[p, 0, 0]) == pytest.approx(lag, rel=1e-5)
+    counts = [sum(row.n > lag for rows in prompts for row in rows) for lag in range(data.sizes["lag"])]
+    np.testing.assert_array_equal(data.rows_at_lag, counts)
+    information = np.mean([np.mean([row.information() for row in rows]) for rows in prompts])
+    assert float(data.information.sel(category="all", layer=0, head=0)) == pytest.approx(
+        information, abs=1e-5
+    )
+
+
+def test_the_queries_looked_at_stand_for_all_of_them() -> None:
+    """Rows are independent here: a kernel is off by chance, and not to one side."""
+    lengths = [256] * 6
+    rng = np.random.default_rng(5)
+    scores = rng.normal(size=(6, 4, 256, 256)) - 0.02 * (np.arange(256)[:, None] - np.arange(256))
+    hidden = np.triu(np.full((256, 256), np.inf), 1)
+    pattern = torch.softmax(torch.tensor(scores - hidden), -1).float()
+    some, every = (result([pattern], lengths, every=step) for step in (4, 1))
+    for low, high in ((0, 16), (16, 64), (64, 160)):
+        one, other = (d.kernel.isel(lag=slice(low, high)).sum("lag").mean() for d in (some, every))
+        assert float(one) == pytest.approx(float(other), rel=0.05)
+    np.testing.assert_allclose(some.toeplitz_fraction, every.toeplitz_fraction, atol=0.02)
+    np.testing.assert_allclose(some.rows_at_lag, every.rows_at_lag, atol=6 * 4)
 
 
 @pytest.mark.parametrize("sliding", [None, 4])

@@ -169,7 +169,8 @@ def test_layers_are_taken_in_pieces_without_a_difference(monkeypatch: pytest.Mon
     source = planted(layers, LENGTHS, rarities(2))
     whole = result(source).data
     monkeypatch.setattr("resonance_lens.analyses.zipf_wave_interference.WEIGHTS_AT_ONCE", 600)
-    xr.testing.assert_allclose(result(source).data, whole, rtol=1e-5, atol=1e-6)
+    # An effect is a small difference: rounding of 2e-8 is 6e-5 of its size.
+    xr.testing.assert_allclose(result(source).data, whole, rtol=2e-4, atol=1e-6)
 
 
 def test_few_queries_are_the_first_the_last_and_those_between() -> None:

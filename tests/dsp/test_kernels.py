@@ -41,6 +41,21 @@ def test_sums_over_queries_at_equal_lag(n: int, seed: int, double: bool) -> None
     assert torch.equal(pattern, before)
 
 
+@given(st.integers(1, 140), st.integers(0, 20), st.sampled_from([1, 2, 4, 7]), st.integers(0, 2**32 - 1))
+@settings(max_examples=40, deadline=None)
+def test_sums_over_every_so_many_queries(n: int, ahead: int, step: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    pattern = torch.tensor(np.tril(rng.uniform(0, 1, (2, 2, n, n))))
+    queries = range(min(ahead, n - 1), n, step)
+    weights = torch.tensor(rng.uniform(0, 1, (2, 2, len(queries))))
+    found = kernels.lag_sums(attention_signal(pattern), weights, first=queries.start, step=step)
+    wanted = np.zeros((2, 2, n))
+    for at, i in enumerate(queries):
+        for j in range(1, i + 1):
+            wanted[..., i - j] += (weights[..., at] * pattern[..., i, j]).numpy()
+    np.testing.assert_allclose(found, wanted, atol=1e-12)
+
+
 def test_a_view_into_a_larger_tensor_is_read_where_it_stands() -> None:
     values = torch.rand(2, 3, 4, 50, 50, generator=torch.Generator().manual_seed(0)).tril()
     weights = torch.ones(3, 4, 50)
@@ -73,6 +88,20 @@ def test_weight_on_the_oldest_keys(sliding: int | None) -> None:
     for i in range(70):
         keys = [key for key in keys_of(i, 70, sliding=sliding) if key > 0][: int(counts[0, i])]
         np.testing.assert_allclose(found[..., i], pattern[:, :, i, keys].sum(-1), atol=1e-6)
+
+
+def test_parts_of_the_queries_are_read_as_the_whole_is() -> None:
+    s = attention_signal(random_attention([200, 150], 2), [200, 150])
+    seen = attention.window(s, causal=True, sliding=None)
+    parts = (slice(0, 64), slice(67, 200, 4))
+    index = torch.cat([torch.arange(200)[part] for part in parts])
+    counts = torch.minimum(torch.arange(200)[None, :] % 30, seen.free)
+    whole = kernels.oldest_keys(s, seen, counts)
+    found = kernels.oldest_keys(s, seen.at(index), counts[:, index], parts)
+    torch.testing.assert_close(found, whole[..., index])
+    torch.testing.assert_close(
+        attention.row_entropy(s, seen, parts), attention.row_entropy(s, seen)[..., index]
+    )
 
 
 @pytest.mark.parametrize("max_lag", [8, 31, 32, 33, 36, 40, 64, 100, 512, 8192])

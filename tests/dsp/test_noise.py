@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import signal as scipy_signal
 
 from resonance_lens.dsp.noise import LARGEST_MEMORY, autoregressive, matched_memory, of_steps
-from resonance_lens.dsp.vector_spectra import FeatureWeights, correlations, expected_power, mean_power
+from resonance_lens.dsp.vector_spectra import VectorSeries, correlations, expected_power, mean_power
 
 
 @pytest.mark.parametrize("rho", [-0.4, 0.0, 0.7])
@@ -49,7 +49,8 @@ def test_a_memory_is_found_in_simulated_noise() -> None:
     drawn = np.random.default_rng(1).standard_normal((700, 300))
     x = torch.from_numpy(scipy_signal.lfilter([1.0], [1.0, -0.8], drawn, axis=0)[100:].copy())
     for segment in (16, 64):
-        power = mean_power(x, segment, FeatureWeights.of(x).weights)[:, 1]
+        series = VectorSeries.of([x])
+        power = mean_power(series.values, segment, series.weights)[0, 1]
         assert float(matched_memory(correlations(power, segment)[1], segment)) == pytest.approx(0.8, abs=0.01)
 
 

@@ -18,6 +18,7 @@ from scipy import special
 
 from resonance_lens.dsp.phase_locking import (
     MEASURES,
+    corrected_imaginary_locking,
     debiased_weighted_phase_lag_index,
     pairwise_phase_consistency,
     phase_lag_index,
@@ -221,6 +222,24 @@ def test_waves_of_one_frequency_are_locked_in_its_band_alone() -> None:
 def test_refusals(call: Any, error: type[Exception], sentence: str) -> None:
     with pytest.raises(error, match=re.escape(sentence)):
         call()
+
+
+@pytest.mark.parametrize(
+    "measure", [phase_locking_value, pairwise_phase_consistency, corrected_imaginary_locking]
+)
+def test_gradients_go_through_measures_of_mean_phases(measure: Any) -> None:
+    assert torch.autograd.gradcheck(measure, samples(7, 2, 3).requires_grad_())
+
+
+@pytest.mark.parametrize(
+    "measure", [phase_lag_index, weighted_phase_lag_index, debiased_weighted_phase_lag_index]
+)
+def test_a_gradient_through_a_lag_index_is_refused(measure: Any) -> None:
+    x = samples(7, 3).requires_grad_()
+    with pytest.raises(ActivationError, match="have no gradient where phases agree.*detach the samples"):
+        measure(x)
+    with torch.no_grad():
+        torch.testing.assert_close(measure(x), measure(x.detach()))
 
 
 def test_series_that_are_silent_agree_with_nobody() -> None:

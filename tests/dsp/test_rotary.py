@@ -17,7 +17,6 @@ from resonance_lens.dsp.rotary import (
     contributions,
     pair_frequencies,
     pair_norms,
-    query_grid,
     rotate,
     split_pairs,
 )
@@ -112,14 +111,6 @@ def test_contributions_are_those_of_scores_multiplied_out(
             np.testing.assert_allclose(found.variance[row, head], variance[:-1], atol=1e-12)
             np.testing.assert_allclose(found.rest_mean[row, head], mean[-1], atol=1e-12)
             np.testing.assert_allclose(found.rest_variance[row, head], variance[-1], atol=1e-12)
-
-
-@given(st.integers(1, 700), st.integers(0, 300))
-def test_the_grid_of_a_shorter_record_begins_that_of_a_longer_one(n: int, more: int) -> None:
-    short, steps = (part.tolist() for part in query_grid(n))
-    assert query_grid(n + more)[0].tolist()[: len(short)] == short
-    assert short == sorted(set(short)) and short[-1] < n and n - 3 <= sum(steps) <= n
-    assert (np.diff([-1, *short]) == steps).all()  # each counts for those that end with it
 
 
 def test_the_grid_stands_for_all_queries() -> None:

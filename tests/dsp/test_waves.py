@@ -100,7 +100,7 @@ def test_tokens_of_one_kind_are_one_wave() -> None:
 
 def test_kinds_are_classed_by_how_often_they_recur() -> None:
     counts = torch.tensor([0.0, 1, 2, 3, 4, 5, 6, 9, 10, 80])
-    classes = waves.recurrence(counts[:, None])[:, 0]  # [kind, class]
+    classes = waves.recurrence(counts).T  # [kind, class]
     assert classes.sum(1).tolist() == [0.0] + [1.0] * 9
     assert classes[1:].argmax(1).tolist() == [0, 1, 2, 3, 3, 4, 4, 5, 5]
 
@@ -108,8 +108,8 @@ def test_kinds_are_classed_by_how_often_they_recur() -> None:
 def test_mean_overlaps_are_over_pairs_of_different_kinds() -> None:
     rng = np.random.default_rng(0)
     overlap = waves.overlaps(torch.tensor(rng.uniform(0.1, 3, 6)))
-    counts = torch.tensor([1.0, 2, 1, 0, 2, 1])[:, None]
-    found = waves.mean_overlaps(overlap, waves.recurrence(counts))[0]
+    counts = torch.tensor([1.0, 2, 1, 0, 2, 1])
+    found = waves.mean_overlaps(overlap, waves.recurrence(counts))
     once, twice = [0, 2, 5], [1, 4]
     for one, other, value in (
         (once, once, found[0, 0]),
