@@ -59,7 +59,9 @@ class Partial:
         make_folder(folder)
         if (folder / "run.json").exists():
             if read_description(folder)["provenance"].get("settings") != settings:
-                raise _other(folder, settings, read_description(folder)["provenance"].get("settings") or {})
+                raise other_settings(
+                    folder, settings, read_description(folder)["provenance"].get("settings") or {}
+                )
             partial.finished = Run.load(folder)
             return partial
         if partial._file.exists():
@@ -110,7 +112,7 @@ class Partial:
             with zipfile.ZipFile(self._file) as archive:
                 settings = json.loads(archive.read("settings.json"))
                 if settings != self._settings:
-                    raise _other(self._folder, self._settings, settings)
+                    raise other_settings(self._folder, self._settings, settings)
                 for entry in archive.namelist():
                     if entry != "settings.json":
                         name, condition = entry.split("/", 1)
@@ -124,7 +126,8 @@ class Partial:
             ) from error
 
 
-def _other(folder: Path | None, mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> ResultError:
+def other_settings(folder: Path | None, mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> ResultError:
+    """Return the error of a folder that holds a run of other settings: which of them."""
     keys = [key for key in mine if mine[key] != theirs.get(key)]
     return ResultError(
         f"The folder {folder} holds a run with other {' and '.join(keys)}; choose another folder, "

@@ -260,6 +260,29 @@ def prompts_digest(prompts: Iterable[Prompt]) -> str:
     return hashlib.sha256(canonical.encode("ascii")).hexdigest()
 
 
+def token_digests(rows: Iterable[Sequence[int]]) -> list[str]:
+    """Return a digest of each row of token ids, so that one can see later whether two sets share a row.
+
+    Parameters
+    ----------
+    rows
+        Token ids as a model sees them, whatever beginning they were given included.
+
+    Returns
+    -------
+    list of str
+        The first 12 hexadecimal digits of the SHA-256 of each row; equal rows have equal ones.
+
+    Examples
+    --------
+    >>> from resonance_lens.prompts import token_digests
+    >>> token_digests([[1, 2], [1, 3], [1, 2]])
+    ['49a64717d5d4', '2335c54ffe37', '49a64717d5d4']
+    """
+    texts = [json.dumps([int(token) for token in row], separators=(",", ":")) for row in rows]
+    return [hashlib.sha256(text.encode("ascii")).hexdigest()[:12] for text in texts]
+
+
 def _finish(prompts: list[Prompt]) -> list[Prompt]:
     """Give ids to the prompts that have none, and check what concerns the set as a whole."""
     if not prompts:

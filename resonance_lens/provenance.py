@@ -14,9 +14,10 @@ import numpy as np
 from resonance_lens import __version__
 from resonance_lens.batches import Tokenized
 from resonance_lens.calibration import plain_claims, uncalibrated
-from resonance_lens.contract import BASELINE_CONDITIONS, Accumulated, Analysis
+from resonance_lens.contract import Accumulated, Analysis
+from resonance_lens.design import BASELINE_CONDITIONS
 from resonance_lens.hooks.adapter import Adapter
-from resonance_lens.prompts import Prompt, prompts_digest
+from resonance_lens.prompts import Prompt, prompts_digest, token_digests
 
 LIBRARIES = ("transformer-lens", "transformers", "torch", "numpy", "scipy", "xarray", "circuitsvis")
 SAMPLES_PER_WEIGHT = 1024
@@ -45,6 +46,7 @@ def of_run(
             "longest": max(len(p.tokens) for p in tokenized),
             "categories": dict(categories),
             "digest": prompts_digest(prompts),
+            "rows": token_digests(p.tokens for p in tokenized),
         },
         "prepend_bos": prepend_bos,
         "seed": seed,

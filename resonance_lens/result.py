@@ -32,6 +32,7 @@ ViewKind = Literal[
     "image",
     "oscilloscope",
     "network",
+    "scatter",
     "token_values",
     "attention_heads",
     "colored_tokens",
@@ -52,6 +53,8 @@ class Target:
         The number that ranks it, higher first.
     reason
         One phrase that says what the number is.
+    positions
+        Which tokens, from 0, or from -1 for the last one on; ``None`` for all.
     """
 
     site: str
@@ -59,6 +62,7 @@ class Target:
     head: int | None = None
     score: float
     reason: str
+    positions: tuple[int, ...] | None = None
 
     @property
     def label(self) -> str:
@@ -86,6 +90,10 @@ class ViewSpec:
         ``network``: one variable over ``head_a`` and ``head_b``, labelled ``L3H2``: its strongest pairs, by
         size, as arcs between heads that stand at their layer; a second variable over ``head_a`` numbers the
         communities of the heads, below 0 for none.
+        ``scatter``: two variables over the same places, ``target`` or ``layer`` and ``head``: the first to
+        the right, the second upwards, with a cross where ``x_low`` and ``x_high`` stand beside them. Points
+        are coloured by the variable or coordinate that ``series`` names: a number, classes, or yes and no;
+        by their layer where it names none. The extreme points, and ``heads``, are named.
         ``token_values``: variables over ``token``, and a track for each, or for each coordinate of
         ``series``, on the text of one prompt: the dataset has its tokens in the coordinate ``token_text``
         along ``token``. Tracks in one unit share their colours. CircuitsVis, but for angles, which it has no
@@ -107,10 +115,12 @@ class ViewSpec:
         For ``image``: the vertical axis.
     series, panels
         For ``lines``: a dimension whose coordinates become separate lines, and one whose coordinates
-        become panels side by side; for ``image`` the panels too, for ``oscilloscope`` the series.
+        become panels side by side; for ``image`` and ``scatter`` the panels too, for ``oscilloscope`` the
+        series.
     x_scale, y_scale
-        For ``lines``: ``log`` where powers of ten are as far apart as each other; for ``image`` the axis
-        ``over`` and the axis ``down``. An axis of frequencies always has periods in tokens beside it.
+        For ``lines`` and ``scatter``: ``log`` where powers of ten are as far apart as each other; for
+        ``image`` the axis ``over`` and the axis ``down``. An axis of frequencies always has periods in tokens
+        beside it.
     pairs
         For ``network``: how many of the strongest pairs are drawn.
     stems
@@ -260,14 +270,19 @@ class Result:
             )
             for view in about["views"]
         ]
-        return Result(
+        kind = Result
+        if about["name"] == "patch":
+            from resonance_lens.patching.patched import PatchResult
+
+            kind = PatchResult
+        return kind(
             name=about["name"],
             data=data,
             provenance=about["provenance"],
             summary=about["summary"],
             methods=about["methods"],
             views=tuple(views),
-            ranked=tuple(Target(**target) for target in about["ranked"]),
+            ranked=tuple(Target(**{**target, "positions": _positions(target)}) for target in about["ranked"]),
         )
 
     def _described(self) -> dict[str, Any]:
@@ -288,3 +303,9 @@ class Result:
     def __repr__(self) -> str:
         sizes = ", ".join(f"{name} {size}" for name, size in self.data.sizes.items())
         return f"Result({self.name}: {self.summary or 'no summary'} [{sizes}])"
+
+
+def _positions(target: Mapping[str, Any]) -> tuple[int, ...] | None:
+    """Return the positions of a target that was written down, perhaps before there were any."""
+    positions = target.get("positions")
+    return None if positions is None else tuple(positions)

@@ -1,0 +1,1 @@
+"""Interventions: what a pattern found by an analysis does to the model's answers."""
