@@ -6,7 +6,7 @@ WORKERS ?= auto
 PYTEST = -m pytest -n $(WORKERS) --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help dev demo test check format notebooks matrix benchmark calibration clean
+.PHONY: help dev demo test check format notebooks matrix benchmark calibration validation clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,7 +31,7 @@ format: .venv/installed  ## format the code and mend what the linter can
 	.venv/bin/ruff format
 
 notebooks: .venv/installed  ## execute the notebooks
-	HF_HUB_OFFLINE=1 .venv/bin/python -m pytest --nbmake --nbmake-timeout=600 notebooks
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 .venv/bin/python $(PYTEST) --nbmake --nbmake-timeout=600 notebooks
 
 matrix: .venv/installed .venv-tl3/installed .venv-tl2/installed  ## run what concerns hosts beside TransformerLens 4, 3 and 2
 	.venv/bin/python $(PYTEST) -m host
@@ -40,6 +40,9 @@ matrix: .venv/installed .venv-tl3/installed .venv-tl2/installed  ## run what con
 
 calibration: .venv/installed  ## try every claim where nothing is to be found, and write the page about it
 	.venv/bin/python -m resonance_lens.calibrating --all
+
+validation: .venv/installed  ## hold the numbers of every analysis against effects, and write the pages about it
+	.venv/bin/python -m resonance_lens.validating --all
 
 benchmark: .venv/installed  ## print time and memory beside a bare forward pass
 	.venv/bin/python -m tests.benchmarks

@@ -39,6 +39,19 @@ COMPARING = """differences are second minus first, with 95 % intervals; q is ove
 """
 
 
+PATCHING = """targets:
+  heads                  every head, at what it mixes (z); layers: what attention and MLP of each layer write
+  resid_pre, q, ...      every layer, or every head, of a site
+  attention_filter:20    the first 20 places that an analysis of the run names
+  L5H3,mlp_out:L5        places by name; parts may be mixed, with commas between them
+
+  resonance-lens patch my-run --task induction --targets attention_filter:20 --operation kernel --out effects
+  resonance-lens patch smollm2-135m --task names --operation patch --prescreen 20
+  resonance-lens patch my-run --task induction --targets layers --operation remove_band \\
+      --set remove_band.band=low,high --allow-look-ahead
+"""
+
+
 class UsageError(ResonanceLensError):
     """The command line itself is wrong."""
 
@@ -168,10 +181,81 @@ def make_parser() -> tuple[Parser, dict[str, Parser]]:
     sub.add_argument("--out", metavar="FILE.csv", help="write every difference with its interval, p and q")
     sub.add_argument("--seed", type=int, default=0, metavar="N", help="of the resampling (default 0)")
 
+    _add_patch(
+        add("patch", "Change places inside a model and say what that does to its answers", epilog=PATCHING)
+    )
+
     sub = add("check-model", "Prove that the sites of a model are read as they should be")
     sub.add_argument("model", metavar="MODEL", help="name or folder")
     _add_model_options(sub)
     return parser, parsers
+
+
+def _add_patch(sub: Parser) -> None:
+    sub.add_argument(
+        "source", metavar="RUN_OR_MODEL", nargs="?", help="folder of a run, or name or folder of a model"
+    )
+    sub.add_argument("--list", action="store_true", help="list operations, ready tasks and metrics")
+    sub.add_argument("--task", metavar="NAME", help="a ready task: pairs of prompts that the model solves")
+    sub.add_argument(
+        "--pairs",
+        metavar="FILE",
+        help="a .jsonl file, on each line an object with clean, corrupted, right and wrong",
+    )
+    sub.add_argument("--n-pairs", type=int, metavar="N", help="how many pairs of a ready task (default 32)")
+    sub.add_argument("--targets", metavar="WHICH", default="heads", help="what is changed (default heads)")
+    sub.add_argument(
+        "--operation", action="append", metavar="NAME", help="what is done there (default patch); repeatable"
+    )
+    sub.add_argument(
+        "--set",
+        action="append",
+        metavar="OPERATION.PARAMETER=VALUE",
+        help="may be given several times, also as TASK.OPTION=VALUE; values with commas between them make an "
+        "operation of each",
+    )
+    sub.add_argument("--metric", metavar="NAME", default="logit_difference", help="default logit_difference")
+    sub.add_argument(
+        "--direction",
+        metavar="NAME",
+        help="denoise: run the corrupted prompt, take values from the clean one; noise: the reverse "
+        "(default: denoise; the clean prompt is run where nothing is taken from another)",
+    )
+    sub.add_argument(
+        "--controls",
+        metavar="A,B",
+        help="others, placebo, complement, all (default) or none: placebo and complement take as many passes "
+        "as the operation itself",
+    )
+    sub.add_argument(
+        "--prescreen",
+        type=int,
+        metavar="K",
+        help="rank all targets by gradient, and patch only the first K and as many others at random",
+    )
+    sub.add_argument(
+        "--allow-look-ahead",
+        action="store_true",
+        help="allow operations that let a causal model see later tokens",
+    )
+    sub.add_argument(
+        "--out",
+        metavar="DIR",
+        help="folder for the result; a sweep that was stopped resumes if it is given again with the same "
+        "folder (default: a new folder ./MODEL-patch-YYYYMMDD-HHMMSS)",
+    )
+    sub.add_argument("--seed", type=int, metavar="N", help="of everything random (default 0)")
+    sub.add_argument(
+        "--batch-tokens",
+        type=int,
+        metavar="N",
+        help="tokens of one pass, padding included: lower it if memory runs out (default 2048)",
+    )
+    sub.add_argument("--plan", action="store_true", help="say passes, memory and files, and measure nothing")
+    sub.add_argument(
+        "--model", metavar="MODEL", help="the model, where that of the run cannot be loaded by its name"
+    )
+    _add_model_options(sub)
 
 
 def _add_model_options(sub: Parser) -> None:

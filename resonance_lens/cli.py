@@ -14,10 +14,13 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from resonance_lens.arguments import UsageError, parse
 from resonance_lens.errors import AdapterError, PluginWarning, ResonanceLensError
+
+if TYPE_CHECKING:
+    from resonance_lens.patch_settings import PatchSettings
 
 OK, FAILED_CHECK, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
@@ -109,6 +112,37 @@ def run_command(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
     return _print(arguments, listings.run_data(run, told.out), listings.run_text(run, told.out))
 
 
+def patch_command(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
+    """Change places inside a model and say what that does to its answers, or say what it would cost."""
+    from resonance_lens import patch_listings, patch_settings
+
+    with _quiet_libraries(arguments.verbose):
+        if arguments.list:
+            data, text = patch_listings.choices()
+        else:
+            told = patch_settings.from_arguments(arguments)
+            data, text = _patch(told, arguments, argv)
+    return _print(arguments, data, text)
+
+
+def _patch(told: PatchSettings, arguments: argparse.Namespace, argv: Sequence[str]) -> tuple[Any, str]:
+    from resonance_lens import patch_listings
+    from resonance_lens.patching.patch import patch
+    from resonance_lens.patching.planning import plan
+
+    progress = not arguments.quiet
+    model = told.load_model(progress)
+    if told.difference(model):
+        _say(f"warning: {told.difference(model)}")
+    pairs = told.read_pairs(model)
+    if arguments.plan:
+        planned = plan(model, pairs, **told.arguments())
+        return planned.as_dict(), str(planned)
+    with _folder(told.out, argv, named=told.named, quiet=arguments.quiet, kept="sweep.npz"):
+        result = patch(model, pairs, **told.arguments(), progress=progress)
+    return patch_listings.result_data(result, told.out), patch_listings.result_text(result, told.out)
+
+
 def report_command(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
     """Write the page of a run."""
     from resonance_lens.runs import Run
@@ -176,6 +210,7 @@ COMMANDS = {
     "list": list_command,
     "models": models_command,
     "run": run_command,
+    "patch": patch_command,
     "report": report_command,
     "compare": compare_command,
     "check-model": check_model_command,
@@ -247,18 +282,23 @@ def _quiet_libraries(verbose: bool) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _folder(out: Path, argv: Sequence[str], *, named: bool, quiet: bool) -> Iterator[None]:
-    """Say what is resumed, and how to resume, and leave no empty folder behind."""
-    kept = out / "partial" / "features.zip"
+def _folder(
+    out: Path, argv: Sequence[str], *, named: bool, quiet: bool, kept: str = "features.zip"
+) -> Iterator[None]:
+    """Say what is resumed, and how to resume, and leave no empty folder behind.
+
+    ``kept`` is the file that holds what has been measured while it goes on.
+    """
+    partial = out / "partial" / kept
     existed = out.exists()
     if not quiet and (out / "run.json").exists():
         _say(f"{out} already holds a finished run; nothing is measured again.")
-    elif not quiet and kept.exists():
+    elif not quiet and partial.exists():
         _say(f"Resuming the run in {out}.")
     try:
         yield
     except KeyboardInterrupt:
-        if not kept.exists():
+        if not partial.exists():
             raise KeyboardInterrupt("Interrupted before anything was measured.") from None
         again = shlex.join(["resonance-lens", *argv, *(() if named else ("--out", str(out)))])
         raise KeyboardInterrupt(f"Interrupted; {out} keeps what was measured. To resume: {again}") from None

@@ -55,12 +55,19 @@ def analyses_text(entries: Iterable[Entry]) -> str:
         lines += [f"    {'claim':<10} {_claim(claim)}" for claim in about.get("claims", ())]
         if about.get("nulls") and entry.package == "resonance-lens":
             lines.append(f"    {'trials':<10} {_trials(entry)}")
-        for name, told in entry.parameters.items():
-            allowed = f"; {_range(told)}" if _range(told) else ""
-            lines.append(f"    --set {entry.name}.{name}={_plain(told['default'])}")
-            lines.append(f"               {told.get('help') or ''}{allowed}")
+        lines += parameter_lines(entry.name, entry.parameters)
         blocks.append("\n".join(lines))
     return "\n\n".join(blocks)
+
+
+def parameter_lines(owner: str, parameters: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return two lines for each parameter of an analysis or operation: how it is set, and what it is."""
+    lines = []
+    for name, told in parameters.items():
+        allowed = f"; {_range(told)}" if _range(told) else ""
+        lines.append(f"    --set {owner}.{name}={_plain(told['default'])}")
+        lines.append(f"               {told.get('help') or ''}{allowed}")
+    return lines
 
 
 def _claim(claim: Mapping[str, Any]) -> str:

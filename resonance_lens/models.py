@@ -198,6 +198,17 @@ def load_model(
     return model
 
 
+def name_to_load(recorded: str) -> str:
+    """Return the name under which `load_model` finds a model that calls itself so, as a record has it.
+
+    A bundled model calls itself by its official name, or by the end of it.
+    """
+    for model in BUNDLED.values():
+        if recorded in (model.official, model.official.rpartition("/")[2]):
+            return model.name
+    return recorded
+
+
 def _known_name(name: str | Path) -> str:
     """Return the name, or the full path of a folder; refuse what can only be a mistake."""
     text = str(name)

@@ -7,17 +7,14 @@ import dataclasses
 import datetime
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from resonance_lens.errors import ParameterError, ResonanceLensError, unknown, wrong_parameter
 from resonance_lens.prompts import DEMO, Prompt, demo_prompts, read_prompts
 from resonance_lens.registry import get_analysis
-
-if TYPE_CHECKING:
-    from resonance_lens.contract import Analysis
 
 KINDS: dict[str, tuple[tuple[type, ...], str]] = {
     "model": ((str,), "a string"),
@@ -118,7 +115,7 @@ def from_arguments(arguments: argparse.Namespace) -> Settings:
         **{**values, "out": Path(values["out"]) if named else new_folder(values["model"])},
         named=named,
         parameters=parameters,
-        analyses=_names(analyses),
+        analyses=names_of(analyses),
         baselines=baselines,
     )
 
@@ -178,15 +175,26 @@ def parse_assignments(texts: Iterable[str]) -> dict[str, dict[str, Any]]:
         If a text is not of that form, or names an analysis or a parameter that does not exist.
     """
     found: dict[str, dict[str, Any]] = {}
+    example = "analysis.parameter=value, such as phase_coherence.circle=half"
+    for analysis, name, value in split_assignments(texts, example):
+        found.setdefault(analysis, {})[name] = typed(get_analysis(analysis), name, value)
+    return found
+
+
+def split_assignments(texts: Iterable[str], example: str) -> Iterator[tuple[str, str, str]]:
+    """Yield owner, parameter and value of texts such as ``phase_coherence.circle=half``.
+
+    Raises
+    ------
+    SettingsError
+        If a text is not of that form, of which ``example`` is one.
+    """
     for text in texts:
         place, equals, value = text.partition("=")
-        analysis, dot, name = place.strip().partition(".")
-        if not (equals and dot and analysis and name):
-            raise SettingsError(
-                f"--set takes analysis.parameter=value, such as phase_coherence.circle=half; got {text!r}."
-            )
-        found.setdefault(analysis, {})[name] = _typed(get_analysis(analysis), name, value.strip())
-    return found
+        owner, dot, name = place.strip().partition(".")
+        if not (equals and dot and owner and name):
+            raise SettingsError(f"--set takes {example}; got {text!r}.")
+        yield owner, name, value.strip()
 
 
 def new_folder(model: str) -> Path:
@@ -201,16 +209,17 @@ def new_folder(model: str) -> Path:
     return folder
 
 
-def _names(given: str | list[str]) -> list[str]:
+def names_of(given: str | list[str]) -> list[str]:
+    """Return names from a list, or from a text with commas between them."""
     names = given.split(",") if isinstance(given, str) else given
     return [name.strip() for name in names if name.strip()]
 
 
 def _baselines(given: str | list[str]) -> list[str]:
     """Return names of baselines, before a model is loaded for one that there is not."""
-    from resonance_lens.contract import BASELINE_CONDITIONS
+    from resonance_lens.design import BASELINE_CONDITIONS
 
-    names = _names(given)
+    names = names_of(given)
     if names in (["all"], ["none"]):
         return [*BASELINE_CONDITIONS] if names == ["all"] else []
     for name in names:
@@ -219,7 +228,14 @@ def _baselines(given: str | list[str]) -> list[str]:
     return names
 
 
-def _typed(cls: type[Analysis], name: str, text: str) -> Any:
+def typed(cls: type[Any], name: str, text: str) -> Any:
+    """Return a parameter of an analysis or operation, read as the type of its default.
+
+    Raises
+    ------
+    ParameterError
+        If there is no such parameter, or the text is not of its type.
+    """
     fields = {field.name: field for field in dataclasses.fields(cls)}
     if name not in fields:
         raise ParameterError(unknown(f"parameter of {cls.name}", name, fields))

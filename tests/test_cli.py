@@ -27,9 +27,9 @@ import resonance_lens as rl
 from resonance_lens import arguments, engine, files, listings, settings
 from resonance_lens.cli import main
 from resonance_lens.comparison import compare_categories
-from resonance_lens.contract import BASELINE_CONDITIONS
+from resonance_lens.design import BASELINE_CONDITIONS, Condition
+from resonance_lens.driving import observe_under
 from resonance_lens.errors import ResultError
-from resonance_lens.observing import observe_batch
 from resonance_lens.registry import EVIDENCE, Entry, catalogue, get_analysis
 from resonance_lens.runs import FORMAT
 
@@ -153,7 +153,7 @@ def results(folder: Path) -> dict[str, xr.Dataset]:
 def test_help_says_every_command_and_what_exit_codes_mean(cli: Run) -> None:
     outcome = cli("--help")
     assert outcome.code == 0 and outcome.err == ""
-    for command in ("list", "models", "run", "report", "compare", "check-model"):
+    for command in ("list", "models", "run", "report", "compare", "patch", "check-model"):
         assert f"    {command}" in outcome.out
         assert cli(command, "--help").code == 0
     codes = [int(line.split()[0]) for line in outcome.out.partition("exit codes:")[2].strip().splitlines()]
@@ -234,7 +234,8 @@ def test_models(cli: Run) -> None:
 
 
 @pytest.mark.parametrize(
-    "argv", [["models"], ["list", "--json"], ["run", "--help"], ["run", "--prompt", "x"]]
+    "argv",
+    [["models"], ["list", "--json"], ["run", "--help"], ["patch", "--help"], ["run", "--prompt", "x"]],
 )
 def test_light_commands_load_nothing_heavy(argv: list[str]) -> None:
     code = (
@@ -563,14 +564,14 @@ def test_a_comparison_that_cannot_find_anything_says_so(cli: Run, model: str, pr
 
 def stop_at(monkeypatch: pytest.MonkeyPatch, batch: int, error: BaseException) -> None:
     """Raise an error in the middle of a run, before one of its batches."""
-    real, calls = observe_batch, iter(range(1000))
+    calls = iter(range(1000))
 
-    def observe(*args: Any, condition: str, **named: Any) -> Any:
-        if condition == "plain" and next(calls) == batch:  # each batch has three passes, this one first
+    def observe(condition: Condition, *args: Any, **named: Any) -> Any:
+        if condition.name == "plain" and next(calls) == batch:  # each batch has three passes, this one first
             raise error
-        return real(*args, condition=condition, **named)
+        return observe_under(condition, *args, **named)
 
-    monkeypatch.setattr(engine, "observe_batch", observe)
+    monkeypatch.setattr(engine, "observe_under", observe)
 
 
 THREE_BATCHES = ("--analyses", "phase_coherence,head_sync,belief_collapse", "--batch-tokens", "24", "--quiet")
@@ -630,11 +631,11 @@ def test_a_killed_run_resumes(cli: Run, model: str, prompts: Path, whole: dict[s
         "import os, signal\n"
         "from resonance_lens import engine\n"
         "from resonance_lens.cli import main\n"
-        "real, calls = engine.observe_batch, iter(range(99))\n"
+        "real, calls = engine.observe_under, iter(range(99))\n"
         "def observe(*args, **named):\n"
         "    if next(calls) == 4: os.kill(os.getpid(), signal.SIGKILL)\n"  # in the second batch
         "    return real(*args, **named)\n"
-        "engine.observe_batch = observe\n"
+        "engine.observe_under = observe\n"
         f"main({argv!r})\n"
     )
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
@@ -748,6 +749,8 @@ def test_an_error_that_nobody_foresaw_is_shown_whole(
 # Wrong input -----------------------------------------------------------------------------------
 
 RUN = "run MODEL --prompts good.jsonl --out r "
+PATCH = "patch MODEL --task induction "
+PAIRS = "patch MODEL --pairs pairs.jsonl "
 FILES: dict[str, str | bytes] = {
     "good.jsonl": "\n".join(json.dumps({"text": text}) for text in TEXTS),
     "empty.txt": "",
@@ -756,6 +759,7 @@ FILES: dict[str, str | bytes] = {
     "long.txt": "cat " * 40,
     "half.jsonl": f'{{"text": "{TEXTS[0]}", "category": "a"}}\n{{"text": "{TEXTS[1]}"}}',
     "latin.txt": b"caf\xe9",
+    "pairs.jsonl": '{"clean": [0, 2, 3, 4], "corrupted": [0, 2, 5, 4], "right": 3, "wrong": 5}',
     "a-file": "",
     "no-toml.toml": "model = ",
     "key.toml": 'modle = "x"',
@@ -771,7 +775,8 @@ FILES: dict[str, str | bytes] = {
 }
 
 WRONG = {
-    "": "Name a command: list, models, run, report, compare, check-model; see `resonance-lens --help`.",
+    "": "Name a command: list, models, run, report, compare, patch, check-model; see `resonance-lens "
+    "--help`.",
     "lst": "There is no command 'lst'. .* Did you mean 'list'?",
     "run --prompt x": "run takes no option '--prompt'. Did you mean '--prompts'?",
     "models --jsn": "models takes no option '--jsn'. Did you mean '--json'?",
@@ -843,6 +848,48 @@ WRONG = {
     "`resonance-lens compare --help`.",
     "compare newer --category a": "compare needs RUN_B, or two categories of RUN_A: .*",
     "compare newer newer --against a": "--against needs --category: the category of the first side.",
+    "patch --task induction": "patch needs RUN_OR_MODEL: the folder of a run, or the name of a model.",
+    "patch MODEL": "patch needs prompts: either --task NAME or --pairs FILE; see `resonance-lens patch "
+    "--list`.",
+    "patch MODEL --task induction --pairs x.jsonl": "patch needs prompts: either --task NAME or .*",
+    "patch MODEL --pairs x.jsonl --n-pairs 3": "--n-pairs is for a ready task; leave it out with .*",
+    "patch MODEL --task inducton": "There is no task 'inducton'. Known: .* Did you mean 'induction'?",
+    PATCH + "--n-pairs 0": "The 'n_pairs' parameter of prompt_pairs must be an integer of at least 1; got 0.",
+    PATCH + "--operation pach": "There is no operation 'pach'. Known: .* Did you mean 'patch'?",
+    PATCH + "--operation patch --operation patch": "An operation was named twice; .*",
+    PATCH
+    + "--set remove_band.band=low": "--set is given for remove_band, which is not among the operations; "
+    "name it too.",
+    PATCH + "--set band=low": "--set takes operation.parameter=value, such as remove_band.band=high; got .*",
+    PATCH + "--set remove_bnd.band=low": "There is no operation 'remove_bnd'. .* mean 'remove_band'?",
+    PATCH
+    + "--operation remove_band --set remove_band.bnd=low": "There is no parameter of remove_band 'bnd'. "
+    "Known: .* Did you mean 'band'?",
+    PATCH
+    + "--set names.segment=3": "--set is given for the task names, which is not the one that was named.",
+    PATCH
+    + "--set induction.segmnt=3": "There is no option of the task induction 'segmnt'. .* mean 'segment'?",
+    PATCH + "--operation remove_band": "remove_band looks ahead: .*; allow it with --allow-look-ahead, or .*",
+    PATCH + "--operation kernel": "The operation 'kernel' takes kernels from the folder of a run with "
+    "attention_filter; .* is no run.",
+    PATCH + "--metric logits": "There is no metric 'logits'. Known: .*",
+    PATCH + "--direction up": "There is no direction 'up'. Known: denoise, noise.",
+    PATCH + "--controls placbo": "There is no control 'placbo'. Known: .* Did you mean 'placebo'?",
+    PATCH + "--targets hedas": "There is no site or set of targets 'hedas'. Known: .* Did you mean 'heads'?",
+    PATCH + "--targets L1H": "There is no site or set of targets 'L1H'. Known: .*",
+    PATCH + "--targets ,": "--targets names nothing; it takes heads, layers, .*",
+    PATCH + "--targets L1": "A whole layer needs its site, such as attn_out:L1, .*; got 'L1'.",
+    PATCH
+    + "--targets head_sync:3": "The targets 'head_sync:3' are of a run, and .* is none; give the folder .*",
+    PATCH + "--model x": "--model is for the folder of a run; .* is none.",
+    PATCH + "--targets L1H0+L1H1": "--targets takes heads, layers, .*; got 'L1H0+L1H1'.",
+    PAIRS + "--targets L9H0": "Target L9H0 is not in .*: its layers are 0 to 1.",
+    PAIRS
+    + "--batch-tokens 0": "The 'batch_tokens' parameter of patch must be an integer of at least 1; got 0.",
+    PAIRS
+    + "--prescreen 9": "The 'prescreen' parameter of patch must be an integer from 1 to 4, or None; got 9.",
+    "patch newer --task induction": f"The run in newer has format {FORMAT + 1}, .*",
+    "patch MODEL --pairs nowhere.jsonl": "Cannot read pairs from .*nowhere.jsonl.*",
     "compare newer newer --catgory a": "compare takes no option '--catgory'. Did you mean '--category'?",
 }
 

@@ -14,9 +14,10 @@ from resonance_lens.views.lines import lines
 from resonance_lens.views.maps import heat_map
 from resonance_lens.views.networks import Network, network
 from resonance_lens.views.oscilloscopes import Oscilloscope, oscilloscope
+from resonance_lens.views.scatters import Scatter, scatter
 from resonance_lens.views.token_values import TokenValues, token_values
 
-Shown: TypeAlias = Lines | Map | Image | Oscilloscope | Network | TokenValues | Heads
+Shown: TypeAlias = Lines | Map | Image | Oscilloscope | Network | Scatter | TokenValues | Heads
 """What a view shows, of any kind."""
 
 
@@ -45,6 +46,7 @@ BUILDERS: dict[str, Callable[[ViewSpec, Result], Shown]] = {
     "image": image,
     "oscilloscope": oscilloscope,
     "network": network,
+    "scatter": scatter,
     "token_values": token_values,
     "attention_heads": _heads,
     "colored_tokens": _heads,

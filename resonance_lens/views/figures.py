@@ -18,13 +18,22 @@ from matplotlib.figure import Figure, SubFigure
 from resonance_lens.errors import ParameterError, ResultError, wrong_parameter
 from resonance_lens.files import write_atomically
 from resonance_lens.result import Result, ViewSpec
-from resonance_lens.views import plots, plots_heads, plots_images, plots_network, plots_scope, plots_tokens
+from resonance_lens.views import (
+    plots,
+    plots_heads,
+    plots_images,
+    plots_network,
+    plots_scatter,
+    plots_scope,
+    plots_tokens,
+)
 from resonance_lens.views.build import Shown, build
 from resonance_lens.views.content import Heads, Lines
 from resonance_lens.views.images import Image
 from resonance_lens.views.networks import Network
 from resonance_lens.views.oscilloscopes import Oscilloscope
 from resonance_lens.views.plotting import FONT, drawable
+from resonance_lens.views.scatters import Scatter
 from resonance_lens.views.theme import LIGHT, THEMES, Theme
 from resonance_lens.views.token_values import TokenValues
 
@@ -128,6 +137,8 @@ def width(shown: Shown) -> float:
         return PANELS_WIDTH if len(shown.panels) > 1 else WIDTH
     if isinstance(shown, Image):
         return PANELS_WIDTH if len(shown.grids) > 1 else WIDTH
+    if isinstance(shown, Scatter):
+        return PANELS_WIDTH if len(shown.clouds) > 1 else WIDTH
     return PANELS_WIDTH if isinstance(shown, Oscilloscope) else WIDTH
 
 
@@ -149,11 +160,15 @@ def height(shown: Shown, *, title: bool) -> float:
         return extra + 3.9
     if isinstance(shown, Network):
         return extra + plots_network.network_height(shown)
+    if isinstance(shown, Scatter):
+        return extra + plots_scatter.scatter_height(shown)
     if isinstance(shown, TokenValues):
         return extra + plots_tokens.token_values_height(shown)
     if shown.view.kind == "layer_head_map":
         return extra + 0.95 + min(4.2, max(1.5, 0.24 * len(shown.y)))
-    return extra + (5.6 if len(shown.grids) == 1 else 0.9 + WIDTH / len(shown.grids))
+    if len(shown.grids) == 1:  # cells are square: a few rows need no more than their share
+        return extra + min(5.6, max(1.9, 1.1 + 6.2 * len(shown.y) / max(1, len(shown.x))))
+    return extra + 0.9 + WIDTH / len(shown.grids)
 
 
 @contextmanager
@@ -205,6 +220,7 @@ DRAWERS: dict[str, Callable[..., None]] = {
     "image": plots_images.image,
     "oscilloscope": plots_scope.oscilloscope,
     "network": plots_network.network,
+    "scatter": plots_scatter.scatter,
     "token_values": plots_tokens.token_values,
     "attention_heads": plots_heads.patterns,
     "colored_tokens": plots_heads.token_strips,

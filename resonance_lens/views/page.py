@@ -16,7 +16,7 @@ from resonance_lens.errors import ResultError
 from resonance_lens.files import write_text
 from resonance_lens.registry import EVIDENCE
 from resonance_lens.result import Result, ViewSpec
-from resonance_lens.views import circuits, strips, svg, tables
+from resonance_lens.views import circuits, effects, strips, svg, tables
 from resonance_lens.views.build import build
 from resonance_lens.views.circuits import Mount
 from resonance_lens.views.content import Heads, Line, Lines
@@ -82,6 +82,9 @@ def render(run: Run, *, whole: bool = True) -> str:
     sections = tuple(
         _section(result, f"a{i}", packer if bundle else None) for i, result in enumerate(run.results.values())
     )
+    measured = replace(
+        run, results={name: result for name, result in run.results.items() if not effects.patched(result)}
+    )
     scripts = [_template("page.js").render()]
     if packer.views:
         scripts.insert(0, bundle or "")
@@ -93,7 +96,8 @@ def render(run: Run, *, whole: bool = True) -> str:
         facts=tables.facts(run.provenance),
         evidence=EVIDENCE,
         sections=sections,
-        places=tables.places(run),
+        places=tables.places(measured),
+        only_patched=bool(run.results) and not measured.results,
         interactive=bundle is not None,
         missing=circuits.MISSING,
         provenance=tables.provenance_json(run.provenance),
@@ -118,8 +122,8 @@ def _section(result: Result, key: str, packer: circuits.Packer | None) -> Sectio
         evidence=evidence,
         meaning=EVIDENCE.get(evidence, "this level is not one that resonance_lens defines"),
         calibration=tables.calibration(result),
-        found=tables.found(result),
-        declared=tables.declared(result),
+        found=effects.tables(result) if effects.patched(result) else tables.found(result),
+        declared=effects.declared(result) if effects.patched(result) else tables.declared(result),
         method=tables.method(result),
         trace=_trace(result),
         views=tuple(views),

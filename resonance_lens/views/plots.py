@@ -172,7 +172,7 @@ def _names(panel: Panel) -> list[str]:
 def legend_columns(shown: Lines) -> int:
     """Return how many legend entries fit beside each other."""
     every = [line for panel in shown.panels for line in panel.lines]
-    longest = max(len(line.label) for line in every if line.shade is None)
+    longest = max((len(line.label) for line in every if line.shade is None), default=0)
     return max(1, int(100 / len(shown.panels) / (longest + 7)))
 
 
@@ -224,7 +224,7 @@ def spread_out(wanted: list[float], sizes: list[float]) -> list[float]:
     [0.375, 0.625]
     """
     # Less the room that those before it take, places need only not fall: neighbours that would are pooled.
-    offsets = [0.0]
+    offsets = [0.0] * bool(sizes)
     for before, after in itertools.pairwise(sizes):
         offsets.append(offsets[-1] + (before + after) / 2)
     pools: list[list[float]] = []

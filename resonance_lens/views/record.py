@@ -14,6 +14,7 @@ from resonance_lens.views.content import Heads, Levels, Lines, Map, Marking
 from resonance_lens.views.images import Image
 from resonance_lens.views.networks import Network
 from resonance_lens.views.oscilloscopes import Oscilloscope
+from resonance_lens.views.scatters import Scatter
 from resonance_lens.views.text import listing, words
 from resonance_lens.views.token_values import TokenValues
 
@@ -27,8 +28,8 @@ def record(run: Run) -> list[dict[str, Any]]:
     Each entry is plain data (it can be written as JSON): ``analysis``, ``kind``, ``title``,
     ``says``, ``misleads``, ``evidence``, ``selection``, ``notes``, and then, by kind, the panels
     with their axis labels, units and lines; the maps and images with their axes, sizes and colours; the
-    traces; the pairs of heads; or the prompts with their heads and token texts. A view that cannot be
-    drawn has ``error`` instead.
+    traces; the pairs of heads; the points; or the prompts with their heads and token texts. A view that
+    cannot be drawn has ``error`` instead.
     """
     return [record_view(view, result) for result in run.results.values() for view in result.views]
 
@@ -61,6 +62,8 @@ def _content(shown: Shown) -> dict[str, Any]:
         return _oscilloscope(shown)
     if isinstance(shown, Network):
         return _network(shown)
+    if isinstance(shown, Scatter):
+        return _scatter(shown)
     return _tokens(shown) if isinstance(shown, TokenValues) else _heads(shown)
 
 
@@ -90,6 +93,13 @@ def describe(shown: Shown) -> str:
         )
     if isinstance(shown, Network):
         return f"Network of heads by {shown.label} ({shown.units}); {shown.legend}."
+    if isinstance(shown, Scatter):
+        first = shown.clouds[0]
+        return (
+            f"{shown.y_label}{_in_brackets(shown.y_units)} against "
+            f"{shown.x_label}{_in_brackets(shown.x_units)} of "
+            f"{len(first.labels)} {shown.places}; named: {listing([first.labels[i] for i in first.named])}."
+        )
     if isinstance(shown, TokenValues):
         tracks = [track.label for group in shown.groups for track in group.tracks]
         return f"{len(shown.tokens)} tokens, coloured by {listing(tracks)}."
@@ -217,6 +227,39 @@ def _network(shown: Network) -> dict[str, Any]:
                 [node.label for node in shown.nodes if node.community == i] for i in range(len(shown.sizes))
             ],
         },
+    }
+
+
+def _in_brackets(units: str) -> str:
+    return f" ({units})" if units else ""
+
+
+def _scatter(shown: Scatter) -> dict[str, Any]:
+    panels = [
+        {
+            "title": cloud.title,
+            "points": len(cloud.labels),
+            "named": [cloud.labels[i] for i in cloud.named],
+            "crosses": len(cloud.crossed) if shown.bounded else 0,
+            "classes": {
+                name: int((cloud.group == i).sum())
+                for i, name in enumerate(shown.classes)
+                if cloud.group is not None
+            },
+        }
+        for cloud in shown.clouds
+    ]
+    return {
+        "x": shown.x_label,
+        "y": shown.y_label,
+        "units": [shown.x_units, shown.y_units],
+        "x_scale": shown.view.x_scale,
+        "y_scale": shown.view.y_scale,
+        "places": shown.places,
+        "shades": None if shown.shades is None else list(shown.shades),
+        "grouped": shown.grouped,
+        "legend": shown.legend,
+        "panels": panels,
     }
 
 

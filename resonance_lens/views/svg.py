@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import re
+from collections.abc import Mapping, Sequence
 from xml.etree import ElementTree
 
 import matplotlib
@@ -15,6 +16,8 @@ from resonance_lens.views.build import Shown
 from resonance_lens.views.content import Map
 from resonance_lens.views.figures import draw_content, undated
 from resonance_lens.views.images import Image
+from resonance_lens.views.plots_scatter import tips
+from resonance_lens.views.scatters import Scatter
 from resonance_lens.views.theme import DARK, LIGHT, Theme, names
 
 SVG = "http://www.w3.org/2000/svg"
@@ -48,7 +51,8 @@ def _one(shown: Shown, theme: Theme, key: str, description: str) -> str:
     text = io.StringIO()
     with matplotlib.rc_context({"svg.hashsalt": "resonance_lens", "svg.fonttype": "none"}):
         figure.savefig(text, format="svg", metadata=undated("svg"), transparent=True, dpi=144)
-    return adapt(text.getvalue(), stands_for, key=key, description=description)
+    said = tips(shown) if isinstance(shown, Scatter) else {}
+    return adapt(text.getvalue(), stands_for, key=key, description=description, tips=said)
 
 
 def placeholders(base: Theme) -> tuple[Theme, dict[str, str]]:
@@ -63,11 +67,22 @@ def placeholders(base: Theme) -> tuple[Theme, dict[str, str]]:
     return Theme(**plain, series=series, diverging=base.diverging, beam=beam), stands_for
 
 
-def adapt(text: str, stands_for: dict[str, str], *, key: str, description: str) -> str:
-    """Return SVG made for a file as SVG made for inside a page."""
+def adapt(
+    text: str,
+    stands_for: dict[str, str],
+    *,
+    key: str,
+    description: str,
+    tips: Mapping[str, Sequence[str]],
+) -> str:
+    """Return SVG made for a file as SVG made for inside a page.
+
+    ``tips`` has, by the id of a group of marks, what each mark says when it is pointed at.
+    """
     ElementTree.register_namespace("", SVG)
     ElementTree.register_namespace("xlink", XLINK)
     root = ElementTree.fromstring(text)
+    _point_out(root, tips)
     referenced = set(re.findall(r"(?:url\(#|href=\"#)([^)\"]+)", text))
     for parent in list(root.iter()):
         for child in list(parent):
@@ -103,6 +118,17 @@ def _adapt(element: ElementTree.Element, stands_for: dict[str, str], key: str, r
     for name in ("d", "x", "y"):
         if name in attributes:
             attributes[name] = re.sub(r"-?\d+\.\d{3,}", _short, attributes[name])
+
+
+def _point_out(root: ElementTree.Element, tips: Mapping[str, Sequence[str]]) -> None:
+    for group in root.iter():
+        said = tips.get(group.get("id", ""))
+        if said is None:
+            continue
+        # A mark of many corners is defined once and used; one of few is drawn each time.
+        marks = list(group.iter(f"{{{SVG}}}use")) or list(group.iter(f"{{{SVG}}}path"))
+        for mark, words in zip(marks, said, strict=True):
+            ElementTree.SubElement(mark, f"{{{SVG}}}title").text = words
 
 
 def with_palette(png: bytes) -> bytes:
