@@ -16,9 +16,15 @@ if TYPE_CHECKING:
 
     from resonance_lens.comparison import compare
     from resonance_lens.contract import Analysis
+    from resonance_lens.driver import Driver, drive
     from resonance_lens.engine import analyze, run
     from resonance_lens.errors import ResonanceLensError
     from resonance_lens.models import list_models, load_model
+    from resonance_lens.pairs import PromptPairs
+    from resonance_lens.patching.patch import patch
+    from resonance_lens.patching.patched import PatchResult
+    from resonance_lens.patching.ready import list_pairs, prompt_pairs
+    from resonance_lens.patching.validation import validate
     from resonance_lens.prompts import Prompt, corpus, demo_prompts, read_prompts
     from resonance_lens.registry import list_analyses, register
     from resonance_lens.result import Result, Target, ViewSpec
@@ -28,7 +34,10 @@ if TYPE_CHECKING:
 
 _HOME = {
     "Analysis": "contract",
+    "Driver": "driver",
+    "PatchResult": "patching.patched",
     "Prompt": "prompts",
+    "PromptPairs": "pairs",
     "ResonanceLensError": "errors",
     "Result": "result",
     "Run": "runs",
@@ -40,17 +49,25 @@ _HOME = {
     "compare": "comparison",
     "corpus": "prompts",
     "demo_prompts": "prompts",
+    "drive": "driver",
     "list_analyses": "registry",
     "list_models": "models",
+    "list_pairs": "patching.ready",
     "load_model": "models",
+    "patch": "patching.patch",
+    "prompt_pairs": "patching.ready",
     "read_prompts": "prompts",
     "register": "registry",
     "run": "engine",
+    "validate": "patching.validation",
 }
 
 __all__ = [
     "Analysis",
+    "Driver",
+    "PatchResult",
     "Prompt",
+    "PromptPairs",
     "ResonanceLensError",
     "Result",
     "Run",
@@ -63,13 +80,18 @@ __all__ = [
     "compare",
     "corpus",
     "demo_prompts",
+    "drive",
     "list_analyses",
     "list_models",
+    "list_pairs",
     "load",
     "load_model",
+    "patch",
+    "prompt_pairs",
     "read_prompts",
     "register",
     "run",
+    "validate",
 ]
 
 

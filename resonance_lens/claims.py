@@ -13,7 +13,8 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from resonance_lens.contract import BASELINE_CONDITIONS, Accumulated, Analysis, Claim
+from resonance_lens.contract import Accumulated, Analysis, Claim
+from resonance_lens.design import BASELINE_CONDITIONS
 from resonance_lens.errors import AnalysisError
 from resonance_lens.labels import Labelled
 from resonance_lens.prompts import EVERYTHING

@@ -18,6 +18,7 @@ import numpy as np
 import xarray as xr
 from torch import Tensor
 
+from resonance_lens.design import Design, Drive
 from resonance_lens.errors import ParameterError, wrong_parameter
 from resonance_lens.facts import Facts
 from resonance_lens.features import Features, deal, stack_layers
@@ -71,6 +72,23 @@ def parameter(
     )
 
 
+def require_parameters(declared: Any, owner: str) -> None:
+    """Raise `ParameterError` unless the fields of a dataclass are in the ranges declared by `parameter`.
+
+    Parameters
+    ----------
+    declared
+        An instance of the dataclass.
+    owner
+        What the message calls it.
+    """
+    for field in dataclasses.fields(declared):
+        value = getattr(declared, field.name)
+        problem = _outside(value, field)
+        if problem:
+            raise ParameterError(wrong_parameter(owner, field.name, problem, value))
+
+
 def _outside(value: Any, field: dataclasses.Field[Any]) -> str | None:
     """Return what the value must be, if it is not."""
     about = field.metadata
@@ -93,32 +111,6 @@ def _outside(value: Any, field: dataclasses.Field[Any]) -> str | None:
             return f"at least {low}"
         return f"at most {high}" if low is None else f"between {low} and {high}"
     return None
-
-
-@dataclass(frozen=True)
-class Condition:
-    """One way of running the prompts.
-
-    Attributes
-    ----------
-    name
-        What the condition is called in ``Where.condition`` and in the accumulated features.
-    tokens
-        ``given``, or ``shuffled``: the tokens of each prompt in random order, the first kept.
-    weights
-        ``given``, or ``random``: a twin of the model whose weights are drawn anew.
-    """
-
-    name: str = "plain"
-    tokens: Literal["given", "shuffled"] = "given"
-    weights: Literal["given", "random"] = "given"
-
-
-BASELINE_CONDITIONS: dict[str, Condition] = {
-    "random_weights": Condition("random_weights", weights="random"),
-    "shuffled_tokens": Condition("shuffled_tokens", tokens="shuffled"),
-}
-"""Baselines that take passes of their own; an analysis that names one in ``baselines`` is run under it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,13 +162,6 @@ class Claim:
     correction: Correction = "maximum"
 
 
-@dataclass(frozen=True)
-class Design:
-    """The conditions that an analysis wants its prompts run under, the plain one first."""
-
-    conditions: tuple[Condition, ...] = (Condition(),)
-
-
 @dataclass(frozen=True, eq=False)
 class Where:
     """Where an observation is made.
@@ -215,6 +200,12 @@ class Where:
         the rarest; not-a-number where there is none. See `resonance_lens.token_counts`.
     task
         What the prompts stand for, where they are a `Task`.
+    drives
+        The group of drives whose responses the signals are; empty where nothing is driven.
+    undriven
+        By site, what was there without them, ``[batch, token, ...]``: norms are relative to it.
+    driven_from
+        Median norm of a token ``[batch]`` where they were put in, without them.
     """
 
     facts: Facts
@@ -231,6 +222,9 @@ class Where:
     ov_alignment: Callable[[int], Tensor]
     token_rarity: Callable[[str, Tensor], Tensor]
     task: Task | None = None
+    drives: tuple[Drive, ...] = ()
+    undriven: Mapping[str, Tensor] = dataclasses.field(default_factory=dict)
+    driven_from: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -288,6 +282,10 @@ class Accumulated:
         return groups
 
 
+Respond = Callable[[int, Tensor, tuple[int, ...]], Mapping[int, Mapping[str, Tensor]]]
+"""See `Planted.respond`."""
+
+
 @dataclass(frozen=True, eq=False)
 class Planted:
     """Input whose right answer is known, for the common checks.
@@ -308,6 +306,9 @@ class Planted:
         Ids ``[batch, token]``, where the analysis looks at them; else they are drawn at random.
     truth
         By claim variable, booleans over the claim's family: the places where something was planted.
+    respond
+        For an analysis that drives: called with the layer that is driven, what is added
+        ``[drive * prompt, token, d_model]`` and the prompts; returns by layer and site what that adds there.
     """
 
     layers: Sequence[Mapping[str, Tensor]]
@@ -320,6 +321,7 @@ class Planted:
     tokens: Tensor | None = None
     task: Task | None = None
     truth: Mapping[str, np.ndarray[Any, np.dtype[np.bool_]]] = dataclasses.field(default_factory=dict)
+    respond: Respond | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -373,19 +375,23 @@ class Analysis(abc.ABC):
     undefined: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            problem = _outside(value, field)
-            if problem:
-                raise ParameterError(wrong_parameter(self.name, field.name, problem, value))
+        require_parameters(self, self.name)
 
     @property
     def min_tokens(self) -> int:
         """The shortest prompt, in tokens, that this analysis can say something about."""
         return 1
 
-    def design(self, facts: Facts) -> Design:
-        """Return the conditions to run the prompts under; by default the plain one alone."""
+    def design(self, facts: Facts, shortest: int) -> Design:
+        """Return the conditions to run the prompts under; by default the plain one alone.
+
+        Parameters
+        ----------
+        facts
+            Of the model.
+        shortest
+            Tokens of the shortest prompt.
+        """
         return Design()
 
     @abc.abstractmethod

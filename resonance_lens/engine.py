@@ -15,7 +15,9 @@ from tqdm import tqdm
 from resonance_lens import provenance
 from resonance_lens.batches import Tokenized, make_batches, require_long_enough, token_strings
 from resonance_lens.claims import with_baselines, with_claims
-from resonance_lens.contract import BASELINE_CONDITIONS, Accumulated, Analysis, Condition
+from resonance_lens.contract import Accumulated, Analysis
+from resonance_lens.design import BASELINE_CONDITIONS, Condition
+from resonance_lens.driving import observe_under
 from resonance_lens.errors import (
     AdapterError,
     AnalysisError,
@@ -154,7 +156,8 @@ def run(
         for batch in batches:
             features: dict[str, dict[str, Features]] = {analysis.name: {} for analysis in chosen}
             for condition in dict.fromkeys(c for those in conditions.values() for c in those):
-                observed = observe_batch(
+                observed = observe_under(
+                    condition,
                     adapters[condition.weights],
                     batch if condition.tokens == "given" else _shuffled(batch, tokenized, seed),
                     [analysis for analysis in chosen if condition in conditions[analysis.name]],
@@ -162,7 +165,7 @@ def run(
                     groups=groups,
                     seed=seed,
                     shortest=ready.shortest,
-                    condition=condition.name,
+                    budget=batch_tokens,
                     task=task,
                 )
                 for name, found in observed.items():

@@ -89,21 +89,8 @@ def observe_batch(
     AnalysisError
         If an analysis returns such a number from activations that are all finite.
     """
-    where = Where(
-        facts=adapter.facts,
-        layer=None,
-        layers=(),
-        prompts=batch.prompts,
-        lengths=batch.lengths,
-        tokens=front_tokens(batch),
-        groups=tuple(int(groups[prompt]) for prompt in batch.prompts),
-        seed=seed,
-        condition=condition,
-        shortest=shortest,
-        readout=adapter.readout,
-        ov_alignment=adapter.ov_alignment,
-        token_rarity=adapter.token_rarity,
-        task=task,
+    where = where_of(
+        adapter, batch, groups=groups, seed=seed, shortest=shortest, condition=condition, task=task
     )
     pending: dict[int, _Layer] = {}
     for analysis in analyses:
@@ -116,7 +103,7 @@ def observe_batch(
         assert layer is not None
         here = pending[layer]
         if signal.values.ndim == 3:
-            _require_finite(signal)
+            require_finite(signal)
         elif signal.site == "pattern":
             _require_rows(signal)
         here.signals[signal.site] = signal
@@ -124,21 +111,7 @@ def observe_batch(
         for analysis in ready:
             signals = {site: here.signals[site] for site in analysis.sites}
             at = replace(where, layer=layer, layers=layers[analysis.name])
-            try:
-                features = analysis.observe(signals, at)
-            except ActivationError:
-                for each in signals.values():
-                    _require_finite(each)  # which says where
-                raise
-            if not _finite(features):
-                for each in signals.values():
-                    _require_finite(each)
-            if not _finite(features, analysis.undefined):
-                raise AnalysisError(
-                    f"{analysis.name} returned a number that is not finite at layer {layer}, from "
-                    "activations that are; this is an error in the analysis."
-                )
-            seen[analysis.name][layer] = features
+            seen[analysis.name][layer] = observed_by(analysis, signals, at)
             here.waiting.remove(analysis)
         wanted = {site for analysis in here.waiting for site in analysis.sites}
         here.signals = {site: s for site, s in here.signals.items() if site in wanted}
@@ -157,14 +130,67 @@ def observe_batch(
                 f"{analysis.name} received no signal at layer {missing[0]}: the host did not fire its hook."
             )
         ordered = [found[layer] for layer in layers[analysis.name]]
-        features = analysis.join(ordered, replace(where, layers=layers[analysis.name]))
-        if not _finite(features, analysis.undefined):
-            raise AnalysisError(
-                f"{analysis.name} made a number that is not finite of activations that are; this is an error "
-                "in the analysis."
-            )
-        joined[analysis.name] = features
+        joined[analysis.name] = joined_by(analysis, ordered, replace(where, layers=layers[analysis.name]))
     return joined
+
+
+def where_of(
+    adapter: Adapter,
+    batch: Batch,
+    *,
+    groups: Sequence[int],
+    seed: int,
+    shortest: int,
+    condition: str,
+    task: Task | None,
+) -> Where:
+    """Return what an analysis is told of a batch; parameters as in `observe_batch`."""
+    return Where(
+        facts=adapter.facts,
+        layer=None,
+        layers=(),
+        prompts=batch.prompts,
+        lengths=batch.lengths,
+        tokens=front_tokens(batch),
+        groups=tuple(int(groups[prompt]) for prompt in batch.prompts),
+        seed=seed,
+        condition=condition,
+        shortest=shortest,
+        readout=adapter.readout,
+        ov_alignment=adapter.ov_alignment,
+        token_rarity=adapter.token_rarity,
+        task=task,
+    )
+
+
+def observed_by(analysis: Analysis, signals: Mapping[str, Signal], where: Where) -> Features:
+    """Return what an analysis makes of the signals of a layer, or raise where it is not finite."""
+    try:
+        features = analysis.observe(signals, where)
+    except ActivationError:
+        for each in signals.values():
+            require_finite(each)  # which says where
+        raise
+    if not _finite(features):
+        for each in signals.values():
+            require_finite(each)
+    if not _finite(features, analysis.undefined):
+        raise AnalysisError(
+            f"{analysis.name} returned a number that is not finite at layer {where.layer}, from activations "
+            "that are; this is an error in the analysis."
+        )
+    return features
+
+
+def joined_by(analysis: Analysis, layers: Sequence[Features], where: Where) -> Features:
+    """Return what an analysis makes of all layers of a batch, or raise if it is not finite."""
+    features = analysis.join(layers, where)
+    if not _finite(features, analysis.undefined):
+        raise AnalysisError(
+            f"{analysis.name} made a number that is not finite of activations that are; this is an error "
+            "in the analysis."
+        )
+    return features
 
 
 def _finite(features: Features, undefined: Collection[str] = ()) -> bool:
@@ -189,7 +215,8 @@ def _all_finite(values: torch.Tensor) -> bool:
     return bool(torch.isfinite(values.sum())) or bool(torch.isfinite(values).all())
 
 
-def _require_finite(signal: Signal) -> None:
+def require_finite(signal: Signal) -> None:
+    """Raise `ActivationError` if a signal holds a value that is not finite: what, and where."""
     values = signal.values
     if signal.site == "scores":
         values = values.masked_fill(values == float("-inf"), 0.0)

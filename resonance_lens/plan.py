@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from resonance_lens.contract import Analysis, Claim
+from resonance_lens.design import sequences
 from resonance_lens.facts import SITE_AXES, Batch, Facts
 from resonance_lens.preparing import Ready
 from resonance_lens.stats.inference import LEVEL, refusal, smallest_p
@@ -26,7 +27,9 @@ class Plan:
     prompts, tokens
         How many, padding left out.
     passes
-        Forward passes, all conditions counted.
+        Forward passes, all conditions counted; driven ones, which begin at the driven layer, come on top.
+    sequences
+        Prompts times the ways in which each is run: undriven and driven, under all conditions.
     largest_batch
         ``(prompts, tokens)`` of the largest pass.
     hooks
@@ -48,6 +51,7 @@ class Plan:
     prompts: int
     tokens: int
     passes: int
+    sequences: int
     largest_batch: tuple[int, int]
     hooks: int
     largest_signal_bytes: int
@@ -65,7 +69,7 @@ class Plan:
         rows, width = self.largest_batch
         lines = [
             f"prompts   {self.prompts} ({self.tokens} tokens)",
-            f"passes    {self.passes}, the largest of {rows} x {width} tokens",
+            f"passes    {self.passes}, the largest of {rows} x {width} tokens; {self.sequences} sequences",
             f"hooks     {self.hooks} in each pass",
             f"memory    {self.largest_signal_bytes / 2**20:.1f} MiB for the largest signal held at once, "
             "beside the model's own",
@@ -100,6 +104,7 @@ def make_plan(ready: Ready, batches: Sequence[Batch], out: str | Path | None) ->
         prompts=n_prompts,
         tokens=sum(int(batch.lengths.sum()) for batch in batches),
         passes=len(batches) * len(passes),
+        sequences=n_prompts * sequences(list(passes)),
         largest_batch=(largest.tokens.shape[0], largest.tokens.shape[1]),
         hooks=len(listened),
         largest_signal_bytes=signal_bytes,

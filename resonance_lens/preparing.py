@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from resonance_lens.batches import Tokenized, require_long_enough, tokenize
-from resonance_lens.contract import BASELINE_CONDITIONS, Analysis, Condition
+from resonance_lens.contract import Analysis
+from resonance_lens.design import BASELINE_CONDITIONS, Condition, sequences
 from resonance_lens.errors import AdapterError, AnalysisError, ParameterError, PromptError, unknown
 from resonance_lens.facts import Facts
 from resonance_lens.hooks.adapter import Adapter
@@ -111,17 +112,28 @@ class Wanted:
         tokenized = tokenize(self.prompts, adapter.facts, adapter.tokenizer, prepend_bos)
         layers: dict[str, tuple[int, ...]] = {}
         left_out: dict[str, str] = {}
+        conditions: dict[str, list[Condition]] = {}
+        shortest = min(len(prompt.tokens) for prompt in tokenized)
         first: AdapterError | PromptError | None = None
         for analysis in self.analyses:
             try:
                 require_tokenizer(adapter, analysis)
                 require_long_enough(tokenized, [analysis])
-                layers |= layers_of(adapter, [analysis])
+                served = layers_of(adapter, [analysis])
+                conditions[analysis.name] = conditions_of(analysis, adapter.facts, shortest, self.baselines)
             except (AdapterError, PromptError) as error:
                 if analysis.name not in self.optional:
                     raise
                 first = first or error
                 left_out[analysis.name] = str(error)
+                continue
+            n = sequences(conditions[analysis.name])
+            if analysis.name in self.optional and any(c.drives for c in conditions[analysis.name]):
+                left_out[analysis.name] = (
+                    f"It drives the model, which takes {n} sequences for each prompt; ask for it by name."
+                )
+                continue
+            layers |= served
         if first is not None and not layers:
             raise first
         kept = tuple(analysis for analysis in self.analyses if analysis.name in layers)
@@ -131,7 +143,7 @@ class Wanted:
             task=self.task,
             analyses=kept,
             layers=layers,
-            conditions={a.name: conditions_of(a, adapter.facts, self.baselines) for a in kept},
+            conditions={a.name: conditions[a.name] for a in kept},
             left_out=left_out,
         )
 
@@ -185,11 +197,18 @@ def _with_parameters(cls: type[Analysis], values: Mapping[str, Any]) -> Analysis
     return cls(**values)
 
 
-def conditions_of(analysis: Analysis, facts: Facts, baselines: Collection[str]) -> list[Condition]:
+def conditions_of(
+    analysis: Analysis, facts: Facts, shortest: int, baselines: Collection[str]
+) -> list[Condition]:
     """Return the conditions that an analysis is run under: its design, and the baselines that it names."""
+    designed = analysis.design(facts, shortest).conditions
     named = [BASELINE_CONDITIONS[name] for name in BASELINE_CONDITIONS if name in analysis.baselines]
-    wanted = [condition for condition in named if condition.name in baselines]
-    return list(dict.fromkeys([*analysis.design(facts).conditions, *wanted]))
+    wanted = [
+        dataclasses.replace(condition, drives=designed[0].drives)
+        for condition in named
+        if condition.name in baselines
+    ]
+    return list(dict.fromkeys([*designed, *wanted]))
 
 
 def _baselines(baselines: Iterable[str] | str) -> list[str]:

@@ -40,6 +40,7 @@ UNORDERED_AXES: dict[str, str] = {
     "prompt": "prompts are a sample, not a sequence",
     "batch": "prompts are a sample, not a sequence",
     "category": "categories are labels",
+    "drive": "drives are a choice, not a sequence",
 }
 """Axes whose numbering is arbitrary; the values say why."""
 

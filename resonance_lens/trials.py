@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import reduce
 
@@ -12,13 +11,15 @@ import xarray as xr
 from torch import Tensor
 
 from resonance_lens.batches import Tokenized, require_long_enough
-from resonance_lens.contract import Accumulated, Analysis, Condition, Planted
-from resonance_lens.engine import conclude
+from resonance_lens.contract import Accumulated, Analysis, Planted
+from resonance_lens.design import Condition
+from resonance_lens.driving import observe_under
+from resonance_lens.engine import BATCH_TOKENS, conclude
 from resonance_lens.errors import AnalysisError
 from resonance_lens.facts import SITE_AXES, Batch
 from resonance_lens.features import Features, deal
 from resonance_lens.hooks.adapter import Adapter, Receive, Wanted
-from resonance_lens.observing import layers_of, observe_batch
+from resonance_lens.observing import layers_of
 from resonance_lens.prompts import Prompt
 from resonance_lens.result import Result
 from resonance_lens.signal import POSITION_AXES
@@ -66,6 +67,32 @@ class PlantedAdapter(Adapter):
         for layer in sorted(wanted):
             for site in wanted[layer]:
                 receive(self.signal(site, layer, self._as_served(site, layer, batch), batch))
+
+    def why_not_drive(self, site: str, layer: int) -> str | None:
+        """Return why what was planted cannot be driven, or ``None`` if it can."""
+        if self.planted.respond is None:
+            return "This analysis drives, so what it plants needs to respond."
+        return None
+
+    def drive(
+        self,
+        batch: Batch,
+        site: str,
+        layer: int,
+        added: Tensor,
+        residual: Tensor,
+        wanted: Wanted,
+        receive: Receive,
+    ) -> None:
+        """Hand out the planted values with what the planted system adds to them."""
+        assert self.planted.respond is not None  # `why_not_drive` was asked
+        prompts = tuple(dict.fromkeys(batch.prompts))
+        responses = self.planted.respond(layer, added, prompts)
+        for at in sorted(wanted):
+            for each in wanted[at]:
+                values = self._as_served(each, at, batch)
+                signal = self.signal(each, at, values + responses[at][each].to(values), batch)
+                receive(signal)
 
     def readout(self, residual: Tensor) -> Tensor:
         """Return what the planted readout makes of residual vectors."""
@@ -150,20 +177,30 @@ def observe(
     AnalysisError
         If the analysis has conditions other than the plain one, which cannot be planted.
     """
-    if analysis.design(adapter.facts).conditions != (Condition(),):
+    shortest = min(len(row) for row in rows)  # of the run, whichever of its prompts are taken up here
+    condition, *others = analysis.design(adapter.facts, shortest).conditions
+    if others or condition != Condition(drives=condition.drives):
         raise AnalysisError(
             f"{analysis.name} runs its prompts under conditions of its own, which cannot be tried here."
         )
     indices = list(range(len(rows)) if order is None else order)
     dealt = deal(categories or [None] * len(rows))
     size = batch_size or len(indices)
-    shortest = min(len(row) for row in rows)  # of the run, whichever of its prompts are taken up here
     layers = layers_of(adapter, [analysis])
     pieces = []
     for start in range(0, len(indices), size):
         batch = make_batch(rows, indices[start : start + size], padding_side)
-        observed = observe_batch(
-            adapter, batch, [analysis], layers, groups=dealt, seed=0, shortest=shortest, task=_task(adapter)
+        observed = observe_under(
+            condition,
+            adapter,
+            batch,
+            [analysis],
+            layers,
+            groups=dealt,
+            seed=0,
+            shortest=shortest,
+            budget=BATCH_TOKENS,
+            task=_task(adapter),
         )
         pieces.append(observed[analysis.name])
     return pieces
@@ -322,9 +359,15 @@ def part_of(
         cosines = planted.ov_alignment(kept_layers[layer])
         return cosines if heads is None else cosines[list(heads)][:, list(heads)]
 
+    def respond(layer: int, added: Tensor, those: tuple[int, ...]) -> dict[int, Mapping[str, Tensor]]:
+        assert planted.respond is not None
+        found = planted.respond(kept_layers[layer], added, tuple(kept_prompts[index] for index in those))
+        return {place: found[at] for place, at in enumerate(kept_layers) if at in found}
+
     n_heads = facts.n_heads if heads is None else len(heads)
     return replace(
         planted,
+        respond=None if planted.respond is None else respond,
         ov_alignment=None if planted.ov_alignment is None else aligned,
         tokens=None if planted.tokens is None else planted.tokens[kept_prompts],
         task=None if planted.task is None else planted.task.take(kept_prompts),
@@ -341,17 +384,6 @@ def part_of(
             sliding_windows=tuple(facts.sliding_windows[layer] for layer in kept_layers),
         ),
     )
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Let torch use one thread: on arrays this small more of them wait for each other, ten times as long."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _task(adapter: Adapter) -> Task | None:

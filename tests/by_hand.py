@@ -14,6 +14,7 @@ from torch import Tensor
 
 from resonance_lens.claims import with_claims
 from resonance_lens.contract import Accumulated, Analysis, Where
+from resonance_lens.design import Drive
 from resonance_lens.facts import SITE_AXES, Facts
 from resonance_lens.features import Features, deal
 from resonance_lens.signal import Signal
@@ -214,3 +215,13 @@ def without_first(row: Floats, keys: Sequence[int]) -> tuple[Floats, list[int]]:
     for key in free:
         left[key] = row[key] / total
     return left, free
+
+
+def as_first_row(drive: Drive, prompt: int) -> Drive:
+    """Return a drive whose first row is driven as another is: for a pass over that prompt alone."""
+
+    class OfPrompt(Drive):
+        def signal(self, seed: int, row: int) -> torch.Tensor:
+            return super().signal(seed, prompt)
+
+    return OfPrompt(**{name: getattr(drive, name) for name in drive.__dataclass_fields__})

@@ -122,8 +122,15 @@ def make_weights(arch: Architecture, seed: int = 0) -> Weights:
     return weights
 
 
-def run(arch: Architecture, weights: Weights, tokens: Sequence[int]) -> dict[tuple[str, int], Array]:
+def run(
+    arch: Architecture,
+    weights: Weights,
+    tokens: Sequence[int],
+    driven: tuple[int, Array] | None = None,
+) -> dict[tuple[str, int], Array]:
     """Return what is found at each site and layer for one prompt, without a batch axis.
+
+    ``driven`` is a layer, and what is added to what enters it ``[token, d_model]``.
 
     Sites that the architecture does not have are missing: ``resid_mid`` of a parallel block,
     ``rot_q`` and ``rot_k`` without rotary positions. Logits belong to the last layer.
@@ -145,6 +152,8 @@ def run(arch: Architecture, weights: Weights, tokens: Sequence[int]) -> dict[tup
             found[site, layer] = value
             return value
 
+        if driven is not None and driven[0] == layer:
+            residual = residual + driven[1]
         put("resid_pre", residual)
         x = _norm(arch, block, "ln1", residual)
         q = put("q", _heads(x, block, "Q"))  # [token, head, d_head]

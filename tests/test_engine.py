@@ -25,13 +25,12 @@ from resonance_lens.batches import Tokenized, front_tokens, make_batches, tokeni
 from resonance_lens.contract import (
     Accumulated,
     Analysis,
-    Condition,
-    Design,
     Evidence,
     Planted,
     Where,
     parameter,
 )
+from resonance_lens.design import Condition, Design
 from resonance_lens.engine import choose_analyses, plan
 from resonance_lens.errors import (
     ActivationError,
@@ -219,7 +218,7 @@ class Echo(Analysis):
 
     shuffled: bool = parameter(False, help="whether to run the prompts shuffled too")
 
-    def design(self, facts: Any) -> Design:
+    def design(self, facts: Any, shortest: int) -> Design:
         conditions = (Condition("mixed", "shuffled"),) if self.shuffled else ()
         return Design((Condition(), *conditions))
 

@@ -83,20 +83,22 @@ def test_wheel_holds_every_file(tmp_path: Path) -> None:
 # A module may import from its own row and from the rows above it. A name stands for a module or a
 # folder of modules alike. A new one is added here first, where it belongs.
 ORDER = (
-    ("__version__", "errors", "files", "prompts", "tasks", "data"),
+    ("__version__", "errors", "files", "prompts", "tasks", "pairs", "data"),
     ("signal", "facts", "token_counts"),
     ("dsp", "nn"),
     ("stats",),
-    ("features", "result", "runs", "comparison"),
+    ("features", "result", "runs", "comparison", "design"),
     ("contract", "registry", "plugins"),
     ("labels", "planting", "worlds", "claims", "counts", "methods", "calibration"),
     ("hooks", "analyses"),
-    ("batches", "observing", "partial", "preparing", "plan", "provenance", "exhibits"),  # the engine's parts
+    # The engine's parts.
+    ("batches", "observing", "driving", "partial", "preparing", "plan", "provenance", "exhibits"),
     ("engine", "testbed", "models", "bundled", "loading"),
-    ("patching", "drive", "probing", "views"),
-    ("trials", "calibrating", "checks", "testing"),  # views of an analysis are checked by making them
+    ("patching", "driver", "probing", "views"),
+    # Views of an analysis are checked by making them.
+    ("trials", "calibrating", "validating", "checks", "testing"),
     ("__init__",),
-    ("arguments", "settings", "listings"),  # the command line's parts
+    ("arguments", "settings", "listings", "patch_settings", "patch_listings"),  # the command line's parts
     ("cli", "__main__"),
 )
 ROW = {unit: row for row, units in enumerate(ORDER) for unit in units}
@@ -107,7 +109,9 @@ STRANGERS = {("hooks", "analyses"), ("analyses", "hooks"), ("dsp", "nn"), ("nn",
 # Imports against the order that are made only when a method is called, each for a reason.
 LATE = {
     ("result", "views"): "Result.plot() and .view() are short for what views/ does",
+    ("result", "patching"): "Result.load() returns what patch() wrote as the PatchResult that it was",
     ("runs", "views"): "Run.report() is short for what views/ does",
+    ("pairs", "patching"): "PromptPairs.from_texts() and .from_file() are short for what patching/ does",
 }
 
 # Up to the contract, and in analyses/, nothing knows of a host.

@@ -17,6 +17,7 @@ from resonance_lens.testbed.induction import induction
 from resonance_lens.testbed.locked import locked
 from resonance_lens.testbed.positional import lag_kernels, previous_token, sinks
 from resonance_lens.testbed.rotary import rotary
+from resonance_lens.testbed.systems import alternating, delay_chain, limiter
 
 CIRCUITS: dict[str, Callable[..., Circuit]] = {
     made.__name__: made
@@ -30,6 +31,9 @@ CIRCUITS: dict[str, Callable[..., Circuit]] = {
         rotary,
         locked,
         band_locked,
+        delay_chain,
+        alternating,
+        limiter,
         idle,
     )
 }

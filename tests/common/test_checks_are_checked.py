@@ -13,7 +13,8 @@ import torch
 import xarray as xr
 
 from resonance_lens.checks import CHECKS, HOST_CHECKS, Check
-from resonance_lens.contract import Accumulated, Analysis, Condition, Design, Planted, Where, parameter
+from resonance_lens.contract import Accumulated, Analysis, Planted, Where, parameter
+from resonance_lens.design import Condition, Design
 from resonance_lens.errors import AdapterError, AnalysisError
 from resonance_lens.facts import Facts
 from resonance_lens.features import Features
@@ -766,7 +767,7 @@ def test_conditions_cannot_be_planted() -> None:
     class Shuffled(AttentionToSelf):
         """Compares with shuffled tokens."""
 
-        def design(self, facts: Facts) -> Design:
+        def design(self, facts: Facts, shortest: int) -> Design:
             return Design((Condition(), Condition("shuffled", "shuffled")))
 
     analysis = Shuffled()

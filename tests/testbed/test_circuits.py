@@ -29,6 +29,9 @@ OTHERS: dict[str, dict[str, Any]] = {
     "rotary": {"n_ctx": 40, "base": 16, "dims": 4, "heads": [[(1, 3.0, 0.5), (0, 1.0, -2.0)], []]},
     "locked": {"n_ctx": 30, "n_contents": 2, "sharpness": 4.0},
     "band_locked": {"n_ctx": 40, "frequency": 0.3, "levels": 8},
+    "delay_chain": {"n_ctx": 24, "n_layers": 2, "gain": -0.7},
+    "alternating": {"n_ctx": 20},
+    "limiter": {"n_ctx": 20, "level": 0.3},
     "idle": {"n_ctx": 20, "n_layers": 1, "n_heads": 3, "values": 3, "spread": 0.5, "seed": 7},
 }
 """Parameters other than the defaults."""
@@ -175,6 +178,13 @@ FINDS: dict[str, dict[str, list[list[int]]]] = {
         "coherence_squared": [],
         "consistency": [],
     },
+    "delay_chain": {
+        "distance": [[layer, 0] for layer in range(3)],
+        "coherence_squared": [],
+        "consistency": [],
+    },
+    "alternating": {"distance": [[0, 0]], "coherence_squared": [], "consistency": []},
+    "limiter": {"distance": [], "coherence_squared": [], "consistency": []},
     "idle": {"distance": [], "coherence_squared": [], "consistency": []},
 }
 
@@ -217,7 +227,7 @@ def test_the_seed_of_the_idle_model_counts() -> None:
 @pytest.mark.parametrize(
     ("call", "sentence"),
     [
-        (lambda: testbed.load_circuit("inducton"), "content_rule, idle, induction, lag_kernels,"),
+        (lambda: testbed.load_circuit("inducton"), "content_rule, delay_chain, idle, induction,"),
         (
             lambda: testbed.load_circuit("induction", tokens=3),
             "The circuit 'induction' has no parameter 'tokens'; it has n_ctx, n_tokens. Did you mean 'n_tok",
