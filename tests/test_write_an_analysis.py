@@ -14,9 +14,9 @@ import pytest
 
 from resonance_lens import registry
 from resonance_lens.contract import EVIDENCE
+from resonance_lens.dsp.large import one_thread
 from resonance_lens.facts import SITE_AXES
 from resonance_lens.testing import check_analysis
-from resonance_lens.trials import one_thread
 from tests.models import build
 from tests.reference_transformer import GPT2
 

@@ -338,10 +338,11 @@ def test_a_host_without_weights_has_filters_and_no_pairs() -> None:
 
 def test_differences_of_prompts_are_not_independent_of_each_other() -> None:
     """Why signs are flipped before a kernel is fitted: flipped after, .05 comes out three times as often."""
+    from resonance_lens.dsp.large import one_thread
     from resonance_lens.stats.inference import infer
     from resonance_lens.stats.samples import Sample, estimates_of
     from resonance_lens.stats.streams import stream
-    from resonance_lens.trials import PlantedAdapter, accumulated, observe, one_thread
+    from resonance_lens.trials import PlantedAdapter, accumulated, observe
 
     analysis = AttentionFilter()
     ours, naive = [], []
