@@ -33,8 +33,7 @@ format: .venv/installed  ## format the code and mend what the linter can
 notebooks: .venv/installed  ## execute the notebooks
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 .venv/bin/python $(PYTEST) --nbmake --nbmake-timeout=600 notebooks
 
-matrix: .venv/installed .venv-tl3/installed .venv-tl2/installed  ## run what concerns hosts beside TransformerLens 4, 3 and 2
-	.venv/bin/python $(PYTEST) -m host
+matrix: .venv-tl3/installed .venv-tl2/installed  ## run what concerns hosts beside TransformerLens 3 and 2; test has 4
 	.venv-tl3/bin/python $(PYTEST) -m host
 	.venv-tl2/bin/python $(PYTEST) -m host
 
