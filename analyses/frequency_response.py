@@ -267,6 +267,7 @@ class FrequencyResponse(Analysis):
     def views(self, result: Result) -> list[ViewSpec]:
         """Return Bode plots, waterfalls, the impulse response and the shares."""
         views: list[ViewSpec] = []
+        curves: dict[str, Any] = {"kind": "lines", "over": "frequency", "x_scale": "log", "y_scale": "log"}
         for driven in result.data.driven.values.tolist():
             at = {"driven": driven}
             whole = {**at, "category": "all"}
@@ -274,7 +275,6 @@ class FrequencyResponse(Analysis):
             last = int(result.data.layer[-1])
             views += [
                 ViewSpec(
-                    kind="lines",
                     title=f"Coherent gain, {entered}",
                     says="Size of what all prompts have in common of the response, by frequency and layer: "
                     "the best filter in the place of the model.",
@@ -282,26 +282,20 @@ class FrequencyResponse(Analysis):
                     "nothing comes through: read it beside the root mean square gain.",
                     variables=("gain",),
                     select=at,
-                    over="frequency",
                     series="layer",
-                    x_scale="log",
-                    y_scale="log",
+                    **curves,
                 ),
                 ViewSpec(
-                    kind="lines",
                     title=f"Root mean square gain, {entered}",
                     says="Size of what comes out at the frequency that went in, in any direction.",
                     misleads="random weights average too, and a residual stream hands on what it is given: "
                     "the difference from the twin is what training did.",
                     variables=("gain_rms",),
                     select=whole,
-                    over="frequency",
                     series="layer",
-                    x_scale="log",
-                    y_scale="log",
+                    **curves,
                 ),
                 ViewSpec(
-                    kind="lines",
                     title=f"Gains at the last layer beside their baselines, {entered}",
                     says="The root mean square gain at the last layer, with random weights, on shuffled "
                     "text, and of a stream that nothing is written to.",
@@ -314,9 +308,7 @@ class FrequencyResponse(Analysis):
                         "gain_rms_shuffled_tokens",
                     ),
                     select={**whole, "layer": last},
-                    over="frequency",
-                    x_scale="log",
-                    y_scale="log",
+                    **curves,
                 ),
                 ViewSpec(
                     kind="image",

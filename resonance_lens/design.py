@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from resonance_lens.errors import ParameterError, wrong_parameter
 from resonance_lens.stats.streams import stream
 
 DriveKind = Literal["multisine", "tone", "chirp", "impulse", "noise"]
-KINDS: tuple[DriveKind, ...] = ("multisine", "tone", "chirp", "impulse", "noise")
+KINDS: tuple[DriveKind, ...] = get_args(DriveKind)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +101,7 @@ class Drive:
             values[: timing.onset] = 0.0
             return values
         if self.kind == "multisine":
-            period = excitation.multisine(timing.period, self.lines, rng)
+            period = _multisine(timing.period, self.lines, seed, self.direction, self.draw, prompt)
         elif self.kind == "tone":
             period = excitation.tone(timing.period, self.lines[0], float(rng.uniform(0, 2 * np.pi)))
         else:
@@ -125,6 +126,15 @@ class Drive:
                     f"got {values.size}."
                 )
         return torch.from_numpy(values / np.linalg.norm(values))
+
+
+@functools.lru_cache(maxsize=1024)
+def _multisine(
+    period: int, lines: tuple[int, ...], seed: int, direction: int, draw: int, prompt: int
+) -> Tensor:
+    """Return the period of one draw: every layer and amplitude asks for it, and making it takes rounds."""
+    rng = stream(seed, "drive", "multisine", direction, draw, prompt)
+    return excitation.multisine(period, lines, rng)
 
 
 @dataclass(frozen=True)

@@ -46,52 +46,15 @@ def observe_under(
     budget: int,
     task: Task | None = None,
 ) -> dict[str, Features]:
-    """Run one batch under a condition: driven if it has drives, else plainly; see `observe_driven`."""
-    if condition.drives:
-        return observe_driven(
-            condition,
-            adapter,
-            batch,
-            analyses,
-            layers,
-            groups=groups,
-            seed=seed,
-            shortest=shortest,
-            budget=budget,
-            task=task,
-        )
-    return observe_batch(
-        adapter,
-        batch,
-        analyses,
-        layers,
-        groups=groups,
-        seed=seed,
-        shortest=shortest,
-        condition=condition.name,
-        task=task,
-    )
+    """Run one batch under a condition, and return the joined features of each analysis.
 
-
-def observe_driven(
-    condition: Condition,
-    adapter: Adapter,
-    batch: Batch,
-    analyses: Sequence[Analysis],
-    layers: Mapping[str, tuple[int, ...]],
-    *,
-    groups: Sequence[int],
-    seed: int,
-    shortest: int,
-    budget: int,
-    task: Task | None = None,
-) -> dict[str, Features]:
-    """Run one batch undriven and driven, and return the joined features of each analysis.
+    Without drives this is `resonance_lens.observing.observe_batch`. With them the batch is run undriven and
+    driven, and what analyses see are the differences.
 
     Parameters
     ----------
     condition
-        Whose drives they are.
+        How: whether there are drives, and which.
     adapter, batch, analyses, layers, groups, seed, shortest, task
         As in `resonance_lens.observing.observe_batch`.
     budget
@@ -116,6 +79,18 @@ def observe_driven(
     ActivationError
         If a response is not finite.
     """
+    if not condition.drives:
+        return observe_batch(
+            adapter,
+            batch,
+            analyses,
+            layers,
+            groups=groups,
+            seed=seed,
+            shortest=shortest,
+            condition=condition.name,
+            task=task,
+        )
     require_drivable(adapter, condition.drives)
     require_length(batch, condition.drives)
     # A pass that resumes has real tokens first, as what it resumes from has.

@@ -15,7 +15,7 @@ from resonance_lens import engine
 from resonance_lens.contract import Analysis, Evidence, Planted, Where
 from resonance_lens.design import Condition, Design, Drive
 from resonance_lens.driver import Driver
-from resonance_lens.driving import observe_driven, require_audible
+from resonance_lens.driving import observe_under, require_audible
 from resonance_lens.dsp.excitation import Timing
 from resonance_lens.errors import AdapterError, ParameterError, PromptError
 from resonance_lens.facts import Facts
@@ -88,7 +88,7 @@ def test_responses_are_differences_of_passes_by_hand(host: Host, arch: Architect
 
     batch = make_batch(ROWS, [0, 1], side)
     layers = tuple(range(arch.n_layers))
-    seen = observe_driven(
+    seen = observe_under(
         Condition(drives=groups),
         adapter,
         batch,

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from resonance_lens.batches import tokenize
-from resonance_lens.errors import ParameterError, PromptError, unknown, wrong_parameter
+from resonance_lens.errors import ModelError, ParameterError, PromptError, unknown, wrong_parameter
 from resonance_lens.facts import Facts
-from resonance_lens.hooks import ModelAdapter
+from resonance_lens.hooks import ModelAdapter, attach
 from resonance_lens.pairs import PromptPairs
 from resonance_lens.patching.operations import Operation, get_operation
 from resonance_lens.patching.places import Place
@@ -24,6 +24,14 @@ DIRECTIONS = {"denoise": "corrupted", "noise": "clean"}
 """Which prompt is run and patched, by direction."""
 
 Operations: TypeAlias = str | Operation | Sequence[str | Operation]
+
+
+def adapter_of(model: Any) -> ModelAdapter:
+    """Return the adapter of a model, or raise `ModelError` if it is one that makes no passes."""
+    adapter = attach(model)
+    if not isinstance(adapter, ModelAdapter):
+        raise ModelError("patch needs a model that can be run; an ActivationCache holds one pass.")
+    return adapter
 
 
 def require_settings(controls: Collection[str], batch_tokens: int, direction: str | None) -> None:

@@ -15,8 +15,7 @@ from tqdm import tqdm
 
 from resonance_lens import provenance
 from resonance_lens.batches import Tokenized
-from resonance_lens.errors import ModelError
-from resonance_lens.hooks import ModelAdapter, attach, proof
+from resonance_lens.hooks import proof
 from resonance_lens.pairs import PromptPairs
 from resonance_lens.patching import asked
 from resonance_lens.patching.asked import CONTROLS, Operations
@@ -118,9 +117,7 @@ def patch(
         from resonance_lens.models import load_model
 
         model = load_model(model, progress=progress)
-    adapter = attach(model)
-    if not isinstance(adapter, ModelAdapter):
-        raise ModelError("patch needs a model that can be run; an ActivationCache holds one pass.")
+    adapter = asked.adapter_of(model)
     if isinstance(pairs, str):
         from resonance_lens.patching.ready import prompt_pairs
 

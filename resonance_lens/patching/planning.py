@@ -9,10 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from resonance_lens.errors import ModelError
-from resonance_lens.hooks import ModelAdapter, attach
 from resonance_lens.pairs import PromptPairs
-from resonance_lens.patching.asked import CONTROLS, Operations
+from resonance_lens.patching.asked import CONTROLS, Operations, adapter_of
 from resonance_lens.patching.attribution import require_first_order
 from resonance_lens.patching.choosing import choose_rows, make_sweep
 from resonance_lens.patching.ground import KEPT_BYTES, numbers_at
@@ -111,9 +109,7 @@ def plan(
     ResonanceLensError
         As `resonance_lens.patch`, for everything that it refuses before its first pass.
     """
-    adapter = attach(model)
-    if not isinstance(adapter, ModelAdapter):
-        raise ModelError("patch needs a model that can be run; an ActivationCache holds one pass.")
+    adapter = adapter_of(model)
     sweep = make_sweep(
         adapter,
         pairs,
