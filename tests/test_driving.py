@@ -15,7 +15,7 @@ from resonance_lens import engine
 from resonance_lens.contract import Analysis, Evidence, Planted, Where
 from resonance_lens.design import Condition, Design, Drive
 from resonance_lens.driver import Driver
-from resonance_lens.driving import observe_under, require_audible
+from resonance_lens.driving import median_norms, observe_under, require_audible
 from resonance_lens.dsp.excitation import Timing
 from resonance_lens.errors import AdapterError, ParameterError, PromptError
 from resonance_lens.facts import Facts
@@ -134,6 +134,13 @@ def listen(
     with torch.no_grad():
         model.run_with_hooks(ids, fwd_hooks=[*hooks, *listeners])
     return found
+
+
+def test_the_first_token_and_padding_are_out_of_the_median_norm() -> None:
+    """The first token of a prompt is up to 200 times as long as the others."""
+    norms = torch.tensor([[100.0, 1, 2, 3, 9], [100.0, 5, 1, 70, 80]])
+    values = norms[..., None] * torch.tensor([0.6, 0.8])
+    torch.testing.assert_close(median_norms(values, torch.tensor([5, 3])), torch.tensor([2.0, 1.0]))
 
 
 # ------------------------------------------------------------------------------------ what is refused
