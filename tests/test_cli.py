@@ -35,6 +35,8 @@ from resonance_lens.runs import FORMAT
 
 ROOT = Path(rl.__file__).resolve().parents[1]
 WORDS = ["<s>", "<unk>", "the", "cat", "sat", "on", "mat", "dog", "ran", "off"]
+# For what runs in a process of its own: on a busy machine threads wait for each other, ten times as long.
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 HEAVY = {"torch", "transformer_lens", "transformers", "xarray", "matplotlib", "scipy", "numpy", "pandas"}
 
 
@@ -638,7 +640,7 @@ def test_a_killed_run_resumes(cli: Run, model: str, prompts: Path, whole: dict[s
         "engine.observe_under = observe\n"
         f"main({argv!r})\n"
     )
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"PYTHONPATH": str(ROOT)} | ONE_THREAD
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert names(Path("killed")) == {"partial", "partial/features.zip"}
@@ -1009,8 +1011,7 @@ def test_keys_of_a_run_file_are_options_of_run() -> None:
 
 def test_bundled_model_end_to_end(here: Path) -> None:
     program = [sys.executable, "-m", "resonance_lens.cli"]
-    # One thread: on a busy machine several wait for each other, ten times as long.
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"PYTHONPATH": str(ROOT)} | ONE_THREAD
 
     def run(*argv: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run([*program, *argv], env=environment, capture_output=True, text=True)

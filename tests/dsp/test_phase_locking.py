@@ -146,7 +146,7 @@ CHANCE = {9: (0.273, 0.336), 20: (0.176, 0.225), 50: (0.112, 0.142)}
 def test_levels_of_chance(n: int) -> None:
     """A mean sign is a walk of n steps; PLV is sqrt(pi / 4n) and a little more; the others are debiased."""
     rng = np.random.default_rng(n)
-    draws = 20_000
+    draws = 8_000
     reference = torch.ones(n, draws, 1, dtype=torch.complex128)
     # Against a constant the imaginary part of S is the second series'.
     gaussian = torch.from_numpy(rng.normal(size=(n, draws, 1)) + 1j * rng.normal(size=(n, draws, 1)))

@@ -97,7 +97,6 @@ def test_the_other_way_round(host: Host, architecture: Architecture) -> None:
     np.testing.assert_allclose(found.metric[0], expected, atol=TOLERANCE)
 
 
-@pytest.mark.host
 @pytest.mark.slow
 def test_smollm2() -> None:
     import pandas as pd
