@@ -5,6 +5,7 @@ Longer than most: what it says of one kernel (classes, delays, pairs, responses)
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -167,20 +168,18 @@ class AttentionFilter(Analysis):
                 f"attention_filter measures causal filters, and {facts.model_name} looks ahead of the query."
             )
         grid = query_grid(pattern.size("query"), self.every)
-        index = grid.index.to(pattern.values.device)
-        sliding = facts.sliding_windows[where.layer or 0]
-        seen = attention.window(pattern, causal=True, sliding=sliding).at(index)
+        seen = attention.window(pattern, causal=True, sliding=facts.sliding_windows[where.layer or 0])
+        seen, beyond = _looked_at(seen, self.every, self.max_lag)
         rows_of = [pattern.values[:, :, part] for part in grid.parts]
         first = torch.cat([part[..., 0] for part in rows_of], dim=-1)  # [batch, head, query]
         # A row of single precision sums to one within 1e-7, which is not worth another reading of it.
         whole = 1 if facts.dtype in EXACT_ROWS else torch.cat([part.sum(-1) for part in rows_of], dim=-1)
         free = whole - first
-        real = pattern.mask("query")[:, index]
+        real = pattern.mask("query")[:, grid.index.to(free.device)]
         rows = attention.Rows(attention.Moments(torch.stack([first, free])), seen, real, {})
         counted = (real & (seen.size >= self.min_keys))[:, None] & (free >= attention.SMALLEST_FREE_WEIGHT)
         counts = counted * grid.counts.to(free)
         weights = counts / free.clamp_min(attention.SMALLEST_FREE_WEIGHT)
-        beyond = (seen.free - self._edges(seen.free)[self._whole_bins(seen)]).clamp_min(0)
         shares = weights.split([part.shape[2] for part in rows_of], dim=-1)
         masses = [
             kernels.lag_sums(pattern, share, first=part.start, step=part.step)
@@ -196,13 +195,6 @@ class AttentionFilter(Analysis):
             ),
         )
 
-    def _edges(self, like: torch.Tensor) -> torch.Tensor:
-        return torch.tensor(kernels.lag_edges(self.max_lag), device=like.device)
-
-    def _whole_bins(self, seen: attention.Window) -> torch.Tensor:
-        """Return how many bins of lags lie wholly in the window of each query, ``[row, query]``."""
-        return torch.searchsorted(self._edges(seen.free)[1:], seen.free.contiguous(), right=True)
-
     def join(self, layers: Sequence[Features], where: Where) -> Features:
         """Return, for each prompt and head, what its rows hold in bins of lags, and sums at single lags."""
         rows = attention.Rows.fold([features.carry for features in layers])
@@ -210,20 +202,20 @@ class AttentionFilter(Analysis):
         mass, counted, oldest = (rows.extra[name].double() for name in ("mass", "counts", "oldest"))
         mass = mass.clamp_min(0)
         n_free, n_queries = seen.free.clamp_min(1), mass.shape[-1]
-        edges = self._edges(mass)
-        bins = self._whole_bins(seen)  # [row, query]
+        edges = _edges(self.max_lag, mass.device)
+        bins = _whole_bins(seen, edges)  # [row, query]
         n_bins = len(edges) - 1
 
         # What a row holds beyond its last whole bin says nothing about that bin, and is left out.
         lag = torch.arange(n_queries, device=mass.device)
         inside = (lag[:, None] >= edges[:-1]) & (lag[:, None] < edges[1:])  # [lag, bin]
-        partial = torch.nn.functional.one_hot(bins, n_bins + 1)[..., :n_bins].double()[:, None]
-        last = torch.nn.functional.one_hot((bins - 1).clamp_min(0), n_bins).double()[:, None]
+        partial = torch.nn.functional.one_hot(bins, n_bins + 1)[..., :n_bins].double()
+        last = torch.nn.functional.one_hot((bins - 1).clamp_min(0), n_bins).double()
         held = (counted - oldest).clamp_min(0) * (bins >= 1)[:, None]
 
         def by_bin(values: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
             """Return ``[batch, head, bin]``: values of queries, added up by the bin of each query."""
-            return (values[..., None, :] @ places).squeeze(-2)
+            return values @ (places[0] if len(places) == 1 else places)
 
         in_bins = (mass @ inside.double() - by_bin(oldest, partial)).clamp_min(0)
         first = rows.moments.first.double().clamp_min(0)
@@ -778,6 +770,26 @@ class AttentionFilter(Analysis):
         """Return heads whose keys can be exchanged, some with a peak: see `worlds.heads`."""
         planted = worlds.heads(rng, world, strength, "toeplitz_fraction")
         return replace(planted, ov_alignment=lambda layer: torch.eye(planted.facts.n_heads))
+
+
+@functools.lru_cache(maxsize=16)
+def _looked_at(seen: attention.Window, every: int, max_lag: int) -> tuple[attention.Window, torch.Tensor]:
+    """Return the windows of the queries that are looked at, and how many keys each has beyond whole bins.
+
+    Every layer of a batch asks for the same window.
+    """
+    some = seen.at(query_grid(seen.size.shape[-1], every).index.to(seen.size.device))
+    edges = _edges(max_lag, seen.size.device)
+    return some, (some.free - edges[_whole_bins(some, edges)]).clamp_min(0)
+
+
+def _edges(max_lag: int, device: torch.device) -> torch.Tensor:
+    return torch.tensor(kernels.lag_edges(max_lag), device=device)
+
+
+def _whole_bins(seen: attention.Window, edges: torch.Tensor) -> torch.Tensor:
+    """Return how many bins of lags lie wholly in the window of each query, ``[row, query]``."""
+    return torch.searchsorted(edges[1:], seen.free.contiguous(), right=True)
 
 
 def _at_least(values: Array) -> Array:

@@ -528,13 +528,12 @@ def _column_means(pattern: Signal, seen: attention.Window, lengths: Tensor) -> T
     def compute(signal: Signal) -> Tensor:
         values = signal.values
         n = values.shape[2]
-        ones = values.new_ones(1, n)
-        total = values.new_zeros(*values.shape[:2], 1, values.shape[3])
+        total = values.new_zeros(*values.shape[:2], values.shape[3])
         for begin in range(0, n, QUERIES_AT_ONCE):
             end = min(begin + QUERIES_AT_ONCE, n)
             keys = end if seen.causal else n
-            total[..., :keys] += ones[:, begin:end] @ values[:, :, begin:end, :keys]
-        return total.squeeze(2)
+            total[..., :keys] += values[:, :, begin:end, :keys].sum(2)
+        return total
 
     sums: Tensor = pattern.memo("column_sums", compute)
     return sums / lengths[:, None, None]

@@ -107,24 +107,21 @@ class RopeBands(Analysis):
         facts = where.facts
         dims, layout, _ = _rotary(facts)
         shared = max(1, facts.n_heads // facts.n_kv_heads)  # heads with the same keys and values
-        parts = [signals["rot_q"].values, signals["rot_k"].values[:, :, ::shared]]
-        parts.append(signals["v"].values[:, :, ::shared])
-        together = torch.cat(parts, dim=2)  # [batch, token, head of q, then of k, then of v, d_head]
-        norms = pair_norms(together, dims, layout)  # [batch, token, head, pair]
-        found = {"first": norms[:, 0], "norm": norms[:, 1:].sum(1)}  # of padding there is nothing to add
-        if dims < facts.d_head:
-            squares = together[:, 1:].square().sum(1)  # [batch, head, d_head]
-            found["squares"] = torch.stack([squares[..., :dims].sum(-1), squares[..., dims:].sum(-1)], dim=-1)
-        sizes = [part.shape[2] for part in parts]
-        carry = {
-            f"{what}_{name}": part
-            for what, values in found.items()
-            for name, part in zip(PARTS, values.split(sizes, dim=1), strict=True)
-        }
-        q, k, _ = parts
+        # Heads of keys and values that others share are there once for each: one of them is looked at.
+        q, k, v = (signals[site].values for site in self.sites)
+        parts = (q, k[:, :, ::shared], v[:, :, ::shared])  # [batch, token, head, d_head]
+        carry = {}
+        for name, part in zip(PARTS, parts, strict=True):
+            norms = pair_norms(part, dims, layout)  # [batch, token, head, pair]
+            carry[f"first_{name}"] = norms[:, 0]
+            carry[f"norm_{name}"] = norms[:, 1:].sum(1)  # of padding there is nothing to add
+            if dims < facts.d_head:
+                squares = part[:, 1:].square().sum(1)  # [batch, head, d_head]
+                both = squares[..., :dims].sum(-1), squares[..., dims:].sum(-1)
+                carry[f"squares_{name}"] = torch.stack(both, dim=-1)
         added = contributions(
-            q[:, 1:],
-            k[:, 1:],
+            parts[0][:, 1:],
+            parts[1][:, 1:],
             dims=dims,
             layout=layout,
             causal=facts.causal,

@@ -7,6 +7,7 @@ queries is read once and only the keys that a causal model can see are touched.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -67,18 +68,25 @@ def window(pattern: Signal, *, causal: bool, sliding: int | None) -> Window:
         How many keys back from the query are seen, itself included; ``None`` for all.
     """
     n, device = pattern.size("query"), pattern.values.device
-    query = torch.arange(n, device=device)[None, :]
     if causal:
-        size = query + 1
-        if sliding is not None:
-            size = size.clamp(max=sliding)
-        return Window(start=query + 1 - size, size=size, causal=True)
+        return _causal_window(n, sliding, device)
+    query = torch.arange(n, device=device)[None, :]
     lengths = pattern.prompt_lengths().to(device)[:, None]
     return Window(
         start=torch.zeros_like(query).expand(len(lengths), n),
         size=lengths.expand(-1, n).clamp_min(1),
         causal=False,
     )
+
+
+@functools.lru_cache(maxsize=16)
+def _causal_window(n: int, sliding: int | None, device: torch.device) -> Window:
+    """Return the window of n queries; every layer of a batch asks for the same, whatever is padding."""
+    query = torch.arange(n, device=device)[None, :]
+    size = query + 1
+    if sliding is not None:
+        size = size.clamp(max=sliding)
+    return Window(start=query + 1 - size, size=size, causal=True)
 
 
 @dataclass(frozen=True, eq=False)

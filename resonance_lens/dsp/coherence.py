@@ -200,6 +200,7 @@ def transfer(
     )
 
 
+@one_thread()
 def coherence_matrix(
     x: Signal | Tensor,
     dim: str | int,
@@ -250,7 +251,6 @@ def coherence_matrix(
     )
 
 
-@one_thread()
 def all_pairs(coefficients: Tensor, measure: Measure = "squared") -> Tensor:
     """Return ``[frequency, series, series]`` from Fourier coefficients ``[frequency, sample, series]``.
 

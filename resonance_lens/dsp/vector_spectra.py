@@ -67,16 +67,15 @@ class VectorSeries:
         """Return the series of some sites, each ``[position, feature]``, one after another."""
         n, n_features = sites[0].shape
         values = sites[0].new_empty(len(sites), n_features, n)
-        for into, x in zip(values, sites, strict=True):
-            into.copy_(x.T)
-        mean = values.mean(-1, keepdim=True)
-        values -= mean
-        variance, mean = torch.linalg.vecdot(values, values) / n, mean[..., 0]  # [site, feature]
-        varies = variance > (ROUNDING * torch.finfo(values.dtype).eps * mean).square()
+        means = torch.stack([x.mean(0) for x in sites])  # [site, feature]
+        for into, x, mean in zip(values, sites, means, strict=True):
+            torch.sub(x.T, mean[:, None], out=into)
+        variance = torch.linalg.vecdot(values, values) / n  # [site, feature]
+        varies = variance > (ROUNDING * torch.finfo(values.dtype).eps * means).square()
         kept = varies.to(values.dtype)
         alike = kept / torch.where(varies, variance, 1.0) / kept.sum(-1, keepdim=True).clamp_min(1)
         weights = torch.stack([kept / n_features, alike], dim=-2)
-        total = weights @ torch.stack([variance, mean.square()], dim=-1)  # [site, 2, 2]
+        total = weights @ torch.stack([variance, means.square()], dim=-1)  # [site, 2, 2]
         return VectorSeries(values, weights, *total.unbind(-1))
 
 
