@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 ViewKind = Literal[
     "layer_head_map",
     "lines",
+    "bode",
     "matrix",
     "image",
     "oscilloscope",
@@ -81,12 +82,17 @@ class ViewSpec:
         ``flag_meanings`` names classes, as the CF conventions do, its values 0, 1, 2, ... are drawn as these.
         ``lines``: variables over the dimension ``over``; bounds ``x_low`` and ``x_high`` become a band, and
         variables named in ``references`` become the baselines and nulls beside them, a null with its band.
-        More than eight series whose coordinates are numbers are shaded by these.
+        More than eight series whose coordinates are numbers are shaded by these, and the first and last of
+        them keep their band.
+        ``bode``: a gain over frequencies, and below it its phase in radians where a second variable is
+        named; otherwise as ``lines``. The gain is drawn in decibels.
         ``matrix``: one variable with two dimensions.
         ``image``: one variable over two dimensions whose coordinates are numbers, ``over`` to the right and
         ``down`` upwards: layer by frequency, scale by token.
         ``oscilloscope``: one variable over ``over`` (tokens) for the two coordinates of ``series``: both
-        traces, and the second against the first (a Lissajous figure).
+        traces, and the second against the first (a Lissajous figure). Or two variables, of which the second
+        has the dimension ``series``: the figure that it draws against the first at each coordinate, beside
+        each other; in a page one at a time, with a beam that can be set going.
         ``network``: one variable over ``head_a`` and ``head_b``, labelled ``L3H2``: its strongest pairs, by
         size, as arcs between heads that stand at their layer; a second variable over ``head_a`` numbers the
         communities of the heads, below 0 for none.
@@ -106,8 +112,12 @@ class ViewSpec:
     references
         Variables that hold a baseline or null; each belongs to the variable that its name begins with.
         ``x_random_weights`` and ``x_shuffled_tokens`` may be named whether or not their passes were made.
+    reference_select
+        Values at which references are taken where they are not each at the place of what it belongs to, such
+        as ``{"layer": 29}``.
     select
-        Values to select along other dimensions, such as ``{"category": "all"}``.
+        Values to select along other dimensions, such as ``{"category": "all"}``; a list of values keeps
+        the dimension, and of it these.
     over
         For ``lines``: the horizontal axis, a dimension whose coordinates are numbers; their attributes
         ``long_name`` and ``units`` label it.
@@ -121,6 +131,11 @@ class ViewSpec:
         For ``lines`` and ``scatter``: ``log`` where powers of ten are as far apart as each other; for
         ``image`` the axis ``over`` and the axis ``down``. An axis of frequencies always has periods in tokens
         beside it.
+    decibels
+        For ``lines``, ``image`` and maps: whether values are ratios of sizes (a gain) that are drawn as
+        20 times their logarithm. Always so for the gain of ``bode``.
+    slopes
+        For ``lines`` on two logarithmic axes: powers of what is to the right, drawn as guides.
     pairs
         For ``network``: how many of the strongest pairs are drawn.
     stems
@@ -141,6 +156,7 @@ class ViewSpec:
     misleads: str
     variables: tuple[str, ...] = ()
     references: tuple[str, ...] = ()
+    reference_select: Mapping[str, Any] = field(default_factory=dict)
     select: Mapping[str, Any] = field(default_factory=dict)
     over: str = "layer"
     down: str = "layer"
@@ -148,6 +164,8 @@ class ViewSpec:
     panels: str | None = None
     x_scale: Scale = "linear"
     y_scale: Scale = "linear"
+    decibels: bool = False
+    slopes: tuple[float, ...] = ()
     pairs: int = 60
     stems: bool = False
     claim: str | None = None
@@ -264,6 +282,7 @@ class Result:
                     **view,
                     "variables": tuple(view["variables"]),
                     "references": tuple(view["references"]),
+                    "slopes": tuple(view.get("slopes", ())),
                     "limits": None if view["limits"] is None else tuple(view["limits"]),
                     "heads": tuple((layer, head) for layer, head in view["heads"]),
                 }

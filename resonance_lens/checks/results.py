@@ -55,7 +55,7 @@ def check_dimensions(subject: Subject, host: Adapter | None = None) -> None:
         values = data[dim].values.tolist()
         require(len(set(values)) == size, f"The coordinate {dim!r} repeats a value.")
     wanted: dict[str, list[Any]] = {
-        "layer": [layer for layer, sites in enumerate(source.layers) if set(analysis.sites) <= set(sites)],
+        "layer": [layer for layer, sites in enumerate(source.layers) if set(analysis.observes) <= set(sites)],
         "head": list(range(source.facts.n_heads)),
         "prompt": [f"prompt-{index:03d}" for index in range(n_prompts)],
         "category": ["all", "even", "odd"],
@@ -186,8 +186,14 @@ def _check_view(view: ViewSpec, result: Result) -> Shown | None:
         require(dim in dims, f"The view {view.title!r} speaks of {dim!r}, which none of its variables has.")
     for dim, value in view.select.items():
         known = data[dim].values.tolist()
-        require(value in known, f"The view {view.title!r} selects {dim}={value!r}, which does not exist.")
-    units = {data[name].attrs.get("units") for name in named}
+        chosen = list(value) if isinstance(value, list | tuple) else [value]
+        require(
+            set(chosen) <= set(known),
+            f"The view {view.title!r} selects {dim}={value!r}, which does not exist.",
+        )
+    # Below the gain of a Bode plot stands a phase, beside which there is nothing.
+    beside = [name for name in named if view.kind != "bode" or name not in view.variables[1:]]
+    units = {data[name].attrs.get("units") for name in beside}
     require(
         not view.references or len(units) == 1,
         f"The view {view.title!r} puts variables of different units beside each other.",
@@ -205,7 +211,8 @@ def _check_view(view: ViewSpec, result: Result) -> Shown | None:
         shown = build(view, result)
     except ResultError as error:
         raise AssertionError(str(error)) from error
-    for dim in {"lines": (view.over,), "image": (view.over, view.down)}.get(view.kind, ()):
+    axes = {"lines": (view.over,), "bode": (view.over,), "image": (view.over, view.down)}
+    for dim in axes.get(view.kind, ()):
         require(
             dim in COUNTED or {"long_name", "units"} <= set(data[dim].attrs),
             f"The view {view.title!r} has an axis {dim!r} whose coordinate does not say its long_name and "

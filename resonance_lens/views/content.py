@@ -130,13 +130,17 @@ class Line:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Panel:
-    """Lines that share their axes."""
+    """Lines that share their axes.
+
+    ``zero`` draws the line of zero; an ``angle`` is drawn around the circle.
+    """
 
     title: str = ""
     label: str
     units: str
     lines: tuple[Line, ...]
     zero: bool = False
+    angle: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -149,6 +153,8 @@ class Lines(Content):
         Label of the periods beside an axis of frequencies; else empty.
     shades
         Label and ends of what lines are shaded by, where they are too many to be told apart by name.
+    stacked
+        Whether panels stand below each other, over one horizontal axis.
     """
 
     x_label: str
@@ -157,6 +163,7 @@ class Lines(Content):
     series: str
     band: str
     panels: tuple[Panel, ...]
+    stacked: bool = False
     marking: Marking | None = None
 
     @property
@@ -250,6 +257,8 @@ def select(
         if dimension in keep:
             continue
         values = [str(value) for value in variable[dimension].values]
+        if isinstance(view.select.get(dimension), list | tuple):
+            continue  # it was cut to these before
         if dimension in view.select:
             value = str(view.select[dimension])
         elif dimension == "category":

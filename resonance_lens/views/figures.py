@@ -22,18 +22,20 @@ from resonance_lens.views import (
     plots,
     plots_heads,
     plots_images,
+    plots_maps,
     plots_network,
     plots_scatter,
     plots_scope,
     plots_tokens,
 )
 from resonance_lens.views.build import Shown, build
-from resonance_lens.views.content import Heads, Lines
+from resonance_lens.views.content import Heads, Lines, Map
 from resonance_lens.views.images import Image
 from resonance_lens.views.networks import Network
 from resonance_lens.views.oscilloscopes import Oscilloscope
 from resonance_lens.views.plotting import FONT, drawable
 from resonance_lens.views.scatters import Scatter
+from resonance_lens.views.sweeps import Sweep
 from resonance_lens.views.theme import LIGHT, THEMES, Theme
 from resonance_lens.views.token_values import TokenValues
 
@@ -134,12 +136,14 @@ def draw_content(
 def width(shown: Shown) -> float:
     """Return the width in inches that a view needs: lines in panels beside each other are wider."""
     if isinstance(shown, Lines):
-        return PANELS_WIDTH if len(shown.panels) > 1 else WIDTH
+        return PANELS_WIDTH if len(shown.panels) > 1 and not shown.stacked else WIDTH
     if isinstance(shown, Image):
         return PANELS_WIDTH if len(shown.grids) > 1 else WIDTH
     if isinstance(shown, Scatter):
         return PANELS_WIDTH if len(shown.clouds) > 1 else WIDTH
-    return PANELS_WIDTH if isinstance(shown, Oscilloscope) else WIDTH
+    if isinstance(shown, Map):
+        return PANELS_WIDTH if shown.view.kind == "layer_head_map" and len(shown.grids) > 2 else WIDTH
+    return PANELS_WIDTH if isinstance(shown, Oscilloscope | Sweep) else WIDTH
 
 
 def height(shown: Shown, *, title: bool) -> float:
@@ -150,6 +154,7 @@ def height(shown: Shown, *, title: bool) -> float:
         most = max((sum(line.shade is None for line in panel.lines) for panel in unnamed), default=0)
         rows = math.ceil(most / plots.legend_columns(shown)) + bool(shown.series and most)
         titled = any(panel.title for panel in shown.panels)
+        rows += 5 + 10 * (len(shown.panels) - 1) if shown.stacked else 0
         return extra + 2.8 + (0.42 if shown.periods else 0.0) + 0.16 * rows + (0.5 if titled else 0.0)
     if isinstance(shown, Heads):
         return extra + plots_heads.heads_height(shown, WIDTH)
@@ -158,6 +163,8 @@ def height(shown: Shown, *, title: bool) -> float:
         return extra + above + 0.75 + min(3.6, max(2.2, 0.12 * shown.y.values.size))
     if isinstance(shown, Oscilloscope):
         return extra + 3.9
+    if isinstance(shown, Sweep):
+        return extra + plots_scope.screens_height(shown)
     if isinstance(shown, Network):
         return extra + plots_network.network_height(shown)
     if isinstance(shown, Scatter):
@@ -215,10 +222,11 @@ def _fill(where: Figure | SubFigure, shown: Shown, theme: Theme, *, title: bool)
 
 DRAWERS: dict[str, Callable[..., None]] = {
     "lines": plots.lines,
-    "layer_head_map": plots.heat_map,
-    "matrix": plots.heat_map,
+    "bode": plots.lines,
+    "layer_head_map": plots_maps.heat_map,
+    "matrix": plots_maps.heat_map,
     "image": plots_images.image,
-    "oscilloscope": plots_scope.oscilloscope,
+    "oscilloscope": plots_scope.screens,
     "network": plots_network.network,
     "scatter": plots_scatter.scatter,
     "token_values": plots_tokens.token_values,

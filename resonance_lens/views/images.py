@@ -22,6 +22,7 @@ from resonance_lens.views.content import (
     select,
     units,
 )
+from resonance_lens.views.decibels import DECIBELS, decibels
 from resonance_lens.views.maps import FACETS, colour_limits
 from resonance_lens.views.text import words
 
@@ -59,8 +60,9 @@ def image(view: ViewSpec, result: Result) -> Image:
         raise refusal(view, result, f"{view.variables[0]!r} needs a selection along {lacking}.")
     notes = [note for note in (left_of_x, left_of_y) if note]
     cells = values.isel({view.over: columns, view.down: rows})
+    as_drawn = decibels if view.decibels else np.asarray
     grids = [
-        Grid(title=title, values=array(cells.isel(at), view.down, view.over))
+        Grid(title=title, values=as_drawn(array(cells.isel(at), view.down, view.over)))
         for at, title in along(left[0] if left else None, cells)
     ]
     if len(grids) > FACETS:
@@ -84,7 +86,7 @@ def image(view: ViewSpec, result: Result) -> Image:
         x=x,
         y=y,
         label=long_name(variable),
-        units=units(variable),
+        units=DECIBELS if view.decibels else units(variable),
         limits=limits,
         extend=extend,
         grids=tuple(grids),

@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 
 from resonance_lens.counts import SAID, claims_of
-from resonance_lens.errors import ResultError
+from resonance_lens.errors import ResultError, unknown
 from resonance_lens.result import Result, ViewSpec
 from resonance_lens.stats.inference import infer
 from resonance_lens.stats.intervals import unit_interval
@@ -34,6 +34,7 @@ from resonance_lens.views.content import (
     select,
     units,
 )
+from resonance_lens.views.decibels import in_decibels
 from resonance_lens.views.marks import BASELINES, claim_of, levels, marking, of_line, refused
 from resonance_lens.views.means import mean_over_heads, share_of_mean
 from resonance_lens.views.text import plural, words
@@ -75,12 +76,18 @@ def lines(view: ViewSpec, result: Result) -> Lines:
     drawing = _Drawing(view, result)
     if view.y_scale == "log" and view.limits is not None and view.limits[0] <= 0:
         raise drawing.error(f"its limits begin at {view.limits[0]:g}, and its vertical axis is logarithmic.")
+    if view.decibels and view.y_scale == "log":
+        raise drawing.error("decibels are logarithms already, and its vertical axis is logarithmic.")
+    if view.slopes and (view.x_scale, view.y_scale) != ("log", "log"):
+        raise drawing.error("slopes are those of powers, and its axes are not both logarithmic.")
     panels = []
     for name in view.variables:
         references = [r for r in view.references if belongs(r, name, view.variables)]
         variable = lookup(view, result, name)
         for at, title in along(view.panels, variable):
             panels.append(_panel(drawing, name, references, at, title))
+    if view.decibels:
+        panels = [in_decibels(panel) for panel in panels]
     every = [line for panel in panels for line in panel.lines]
     first = lookup(view, result, view.variables[0])
     return Lines(
@@ -135,13 +142,21 @@ def _band(panels: Sequence[Panel], result: Result) -> str:
         said.append("points: single heads" if n_heads <= POINTS else "pale: middle 80 % of heads")
     banded = [line for line in every if line.low is not None]
     if any(not line.reference for line in banded):
-        said.append("shaded: 95 % interval over prompts" + (" of the mean over heads" if spread else ""))
+        over = {_over(result, line.name) for line in banded if not line.reference}
+        of = " of the mean over heads" if spread else ""
+        said.append(f"shaded: 95 % interval over {' or '.join(sorted(over))}{of}")
     if any(line.role == "null" and not line.ranged for line in banded):
         said.append("grey band: where 95 % of such means lie under the null")
     if any(line.ranged for line in every):
         along = next(line.ranged for line in every if line.ranged)
         said.append(f"grey lines: mean and range over {along}")
     return ", ".join(said)
+
+
+def _over(result: Result, name: str) -> str:
+    """Return what the bounds of a variable are over, which is prompts where they do not say it."""
+    low = result.data.get(f"{name}_low")
+    return "prompts" if low is None else str(low.attrs.get("over", "prompts"))
 
 
 def _marking(drawing: _Drawing, every: Sequence[Line]) -> Marking | None:
@@ -173,11 +188,12 @@ def _panel(
         line = _line(drawing, name, label=label, short=short, colour=colour, at=place)
         shades = _shades(variable, view.series)
         if shades is not None:
-            if line.low is not None:
-                drawing.note(f"Intervals are left out: there are {len(series)} lines.")
             _, low, high = shades
             share = (float(variable[view.series].values[i]) - low) / (high - low)
-            line = replace(line, shade=share, low=None, high=None)
+            line = replace(line, shade=share)
+            if line.low is not None and 0 < share < 1:
+                drawing.note(f"Intervals are drawn of the first and the last of {len(series)} lines.")
+                line = replace(line, low=None, high=None)
         shown.append(line)
     averaged = any(line.points is not None for line in shown)
     lowest = min(float(np.nanmin(line.y, initial=0.0)) for line in shown)
@@ -351,6 +367,15 @@ def _reference(drawing: _Drawing, name: str, n_series: int, at: Mapping[str, int
     variable = lookup(view, drawing.result, name)
     series = _series(view, variable)
     label = long_name(variable)
+    for dimension, value in view.reference_select.items():
+        if dimension not in variable.dims:
+            continue
+        known = [str(one) for one in variable[dimension].values]
+        if str(value) not in known:
+            raise drawing.error(unknown(words(dimension), str(value), known))
+        at = {**at, dimension: known.index(str(value))}
+        label, short = (f"{said}, {words(dimension)} {value}" for said in (label, short))
+        series = [] if dimension == view.series else series
     each = [
         _line(
             drawing,

@@ -27,7 +27,7 @@ from resonance_lens.views.text import words
 MEANINGS = "flag_meanings"
 """The attribute, of the CF conventions, that names the classes 0, 1, 2, ... of a variable."""
 
-FACETS = 4
+FACETS = 6
 """Most panels that one map is split into along a dimension that the view did not select."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -67,11 +68,7 @@ class Oscilloscope(Content):
 
 
 def oscilloscope(view: ViewSpec, result: Result) -> Oscilloscope:
-    """Return what a view of kind ``oscilloscope`` shows."""
-    if len(view.variables) != 1:
-        raise refusal(
-            view, result, f"an oscilloscope needs exactly one variable; it names {len(view.variables)}."
-        )
+    """Return what a view of kind ``oscilloscope`` shows of one variable; see `sweeps` for two."""
     (name,) = view.variables
     variable = lookup(view, result, name)
     if view.series is None or view.series not in variable.dims:
@@ -87,6 +84,23 @@ def oscilloscope(view: ViewSpec, result: Result) -> Oscilloscope:
     if left:
         raise refusal(view, result, f"{name!r} needs a selection along {' and '.join(left)}.")
     traces = array(values, view.series, view.over)[:, places]
+    return screen(
+        view,
+        result,
+        x,
+        (series[0], series[1]),
+        traces,
+        MOST_POINTS,
+        selection=in_words(chosen),
+        label=long_name(variable),
+        units=units(variable),
+    )
+
+
+def screen(
+    view: ViewSpec, result: Result, x: Axis, names: tuple[str, str], traces: Numbers, most: int, **said: Any
+) -> Oscilloscope:
+    """Return the screen of two traces ``[2, place]``, their curves of about as many points as ``most``."""
     notes = []
     known = np.asarray(np.isfinite(traces).all(axis=0))
     n = known.size
@@ -97,7 +111,7 @@ def oscilloscope(view: ViewSpec, result: Result) -> Oscilloscope:
     # Open ends are no hindrance; an open place between is.
     whole = bool(known[first:last].all()) and last - first > 2 * LOBES
     if whole and x.even and view.colours != "cyclic":
-        between, curves = finer(traces[:, first:last], max(2, min(FINEST, MOST_POINTS // n)))
+        between, curves = finer(traces[:, first:last], max(2, min(FINEST, most // n)))
         between = between + first
         notes.append(SMOOTHED + ("; the points are the tokens." if n <= DOTTED else "."))
     limits = _limits(view, curves)
@@ -105,15 +119,13 @@ def oscilloscope(view: ViewSpec, result: Result) -> Oscilloscope:
         notes.append("Each trace has a scale of its own.")
     return Oscilloscope(
         **common(view, result),
-        selection=in_words(chosen),
+        **said,
         notes=tuple(notes),
         x=x,
-        names=(series[0], series[1]),
+        names=names,
         traces=traces,
         between=between,
         curves=curves,
-        label=long_name(variable),
-        units=units(variable),
         limits=limits,
     )
 

@@ -23,6 +23,7 @@ from resonance_lens.views.content import Heads, Line, Lines
 from resonance_lens.views.figures import WIDTH, width
 from resonance_lens.views.record import describe
 from resonance_lens.views.strips import Strips
+from resonance_lens.views.sweeps import Sweep, packed
 from resonance_lens.views.text import number, script_json, words
 from resonance_lens.views.theme import DARK, LIGHT, variables
 from resonance_lens.views.token_values import TokenValues
@@ -45,6 +46,7 @@ class Shown:
     figures: tuple[tuple[str, Markup], ...] = ()
     strips: tuple[Strips, ...] = ()
     mounts: tuple[tuple[str, Mount], ...] = ()
+    sweep: Sweep | None = None
     left_out: int = 0
     interactive: bool = False
     error: str = ""
@@ -85,7 +87,13 @@ def render(run: Run, *, whole: bool = True) -> str:
     measured = replace(
         run, results={name: result for name, result in run.results.items() if not effects.patched(result)}
     )
-    scripts = [_template("page.js").render()]
+    sweeps = {
+        shown.key: packed(shown.sweep)
+        for section in sections
+        for shown in section.views
+        if shown.sweep is not None
+    }
+    scripts = [_template("page.js").render(), *([_template("scope.js").render()] if sweeps else [])]
     if packer.views:
         scripts.insert(0, bundle or "")
     model = run.provenance.get("model") or {}
@@ -105,7 +113,7 @@ def render(run: Run, *, whole: bool = True) -> str:
         light=Markup(variables(LIGHT)),
         dark=Markup(variables(DARK)),
         hashes=Markup(" ".join(_hash(script) for script in scripts)),
-        data=Markup(script_json({"views": packer.views, "patterns": packer.patterns})),
+        data=Markup(script_json({"views": packer.views, "patterns": packer.patterns, "sweeps": sweeps})),
         scripts=[Markup(script) for script in scripts],
     )
     # A lone half of a surrogate pair, which UTF-8 cannot hold, becomes a question mark.
@@ -141,7 +149,8 @@ def _shown(view: ViewSpec, result: Result, key: str, packer: circuits.Packer | N
     if not isinstance(content, Heads | TokenValues):
         wide = width(content) > WIDTH
         figures = _figures(content, key)
-        return Shown(key=key, view=view, notes=content.notes, wide=wide, figures=figures)
+        played = content if isinstance(content, Sweep) else None
+        return Shown(key=key, view=view, notes=content.notes, wide=wide, figures=figures, sweep=played)
     if isinstance(content, Heads) and not content.exhibits:
         return Shown(key=key, view=view, notes=content.notes)
     mounts = [(f"{key}m{i}", mount) for i, mount in enumerate(circuits.mounts(content))]
@@ -188,7 +197,7 @@ def _figures(content: Any, key: str) -> tuple[tuple[str, Markup], ...]:
 def _trace(result: Result) -> dict[str, Any] | None:
     """Return the line figure of the headline, or else the first, as a small trace without axes."""
     headline = result.provenance.get("headline")
-    drawn = [view for view in result.views if view.kind == "lines"]
+    drawn = [view for view in result.views if view.kind in ("lines", "bode")]
     for view in sorted(drawn, key=lambda view: view.variables[:1] != (headline,)):
         try:
             content = build(view, result)
@@ -214,7 +223,11 @@ def _small(content: Lines) -> dict[str, Any] | None:
     values, null = [_placed(line, content.view) for line in values], null and _placed(null, content.view)
     named = len(values) > 1
     if len(values) > 2:
-        values = values[:1]
+        # Of lines along depth the last is where they lead.
+        shades = content.shades
+        values = (
+            values[:1] if shades is None else [replace(values[-1], label=f"{shades[0]} {values[-1].label}")]
+        )
     every = np.concatenate([line.y for line in (*values, *([null] if null else []))])
     if not np.isfinite(every).any():
         return None

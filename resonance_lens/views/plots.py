@@ -1,10 +1,9 @@
-"""The drawing of lines, and of maps of heads, into a matplotlib figure or part of one."""
+"""The drawing of lines into a matplotlib figure or part of one."""
 
 from __future__ import annotations
 
 import itertools
 import math
-import re
 import textwrap
 from dataclasses import dataclass
 from typing import Any
@@ -12,25 +11,21 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Colormap, Normalize, to_hex
+from matplotlib.colors import Normalize, to_hex
 from matplotlib.figure import Figure, SubFigure
-from matplotlib.patches import Rectangle
 from matplotlib.transforms import ScaledTranslation
 
 from resonance_lens.result import Scale
-from resonance_lens.views.content import Grid, Line, Lines, Map, Panel, Role
+from resonance_lens.views.content import Line, Lines, Panel, Role
+from resonance_lens.views.decibels import DECIBELS
 from resonance_lens.views.lines import MOST_SPREADS, POINTS
 from resonance_lens.views.plotting import (
-    INK_ON_DARK,
-    INK_ON_LIGHT,
-    class_colours,
-    colour_bar,
-    colour_map,
     drawable,
     finish,
     number_ticks,
     period_axis,
     shade_colours,
+    unbroken,
 )
 from resonance_lens.views.theme import Theme
 
@@ -45,6 +40,12 @@ LABEL_HEIGHT = 0.066
 
 LABEL_GAP, LABEL_SAMPLE = 0.03, 0.055
 """Before the piece of line that a label begins with, and its length, as shares of the panel's width."""
+
+STACKED = (1.6, 1.0)
+"""Heights of panels below each other, as shares."""
+
+DEEPEST = 6.0
+"""Decibels beyond the lines at which bounds leave a panel."""
 
 PERIODS_HEIGHT = 0.42
 """Inches that the periods above a panel take."""
@@ -76,13 +77,20 @@ MARKS = (Mark(1, 2.2, True), Mark(2, 5.2, False), Mark(3, 6.0, True))
 
 
 def lines(where: Figure | SubFigure, shown: Lines, theme: Theme) -> None:
-    """Draw lines over one dimension, panels beside each other."""
-    facets = len({panel.label for panel in shown.panels}) == 1
-    axes = where.subplots(1, len(shown.panels), squeeze=False, sharey=facets)[0]
+    """Draw lines over one dimension, panels beside or below each other."""
+    facets = not shown.stacked and len({panel.label for panel in shown.panels}) == 1
+    if shown.stacked:
+        ratios = STACKED[: len(shown.panels)]
+        axes = where.subplots(len(shown.panels), 1, squeeze=False, height_ratios=ratios)[:, 0]
+    else:
+        axes = where.subplots(1, len(shown.panels), squeeze=False, sharey=facets)[0]
     for i, (ax, panel) in enumerate(zip(axes, shown.panels, strict=True)):
         _panel(ax, panel, shown, theme)
         if facets and i:
             ax.set_ylabel("")
+        if shown.stacked and i < len(axes) - 1:
+            ax.set_xlabel("")
+            ax.tick_params(labelbottom=False)
     # Many panels with lines of the same names have no room to name them in each.
     once = len(shown.panels) > 2 and len({tuple(sorted(_names(panel))) for panel in shown.panels}) == 1
     for i, (ax, panel) in enumerate(zip(axes, shown.panels, strict=True)):
@@ -109,23 +117,19 @@ def _panel(ax: Axes, panel: Panel, shown: Lines, theme: Theme) -> None:
         ax.set_title(drawable(panel.title, 60), loc="left", fontweight="bold")
     if panel.zero and shown.view.y_scale == "linear":
         ax.axhline(0, color=theme.rule, linewidth=1, zorder=1)
+    _slopes(ax, panel, shown.view.slopes, theme)
     plain = [line for line in panel.lines if not line.reference]
     for line in panel.lines:
         _spread(ax, line, theme, n_lines=len(plain))
-        _line(ax, line, theme, stems=shown.view.stems)
-    if shown.view.limits is not None:
-        low, high = shown.view.limits
-        if shown.view.y_scale == "log":
-            ax.set_ylim(low, high)
-        else:
-            margin = 0.03 * (high - low)
-            ax.set_ylim(low - margin, high + margin)
+        _line(ax, line, theme, stems=shown.view.stems, angle=panel.angle)
+    _upwards(ax, panel, shown, theme)
     ax.set_xlabel(drawable(shown.x_label, 60))
     ax.set_ylabel(f"{textwrap.fill(drawable(panel.label, 90), 36)}\n({drawable(panel.units, 40)})")
     ax.tick_params(length=3)
-    if shown.periods:
+    if shown.periods and not (shown.stacked and panel is not shown.panels[0]):
         frequencies = np.concatenate([line.x for line in panel.lines])
-        period_axis(ax, "top", shown.periods, theme, frequencies, panels=len(shown.panels))
+        beside = 1 if shown.stacked else len(shown.panels)
+        period_axis(ax, "top", shown.periods, theme, frequencies, panels=beside)
     if labelled(panel):
         return
     above = ScaledTranslation(0, PERIODS_HEIGHT if shown.periods else 0, ax.figure.dpi_scale_trans)
@@ -144,6 +148,78 @@ def _panel(ax: Axes, panel: Panel, shown: Lines, theme: Theme) -> None:
         alignment="left",
     )
     legend.get_title().set_color(theme.muted)
+
+
+def _upwards(ax: Axes, panel: Panel, shown: Lines, theme: Theme) -> None:
+    """Set the ends of the vertical axis, where they are not those of the data."""
+    if panel.angle:
+        _around(ax, panel, theme)
+        return
+    limits = shown.view.limits
+    if limits is None and panel.units == DECIBELS:
+        limits = _reach(panel)
+    if limits is None:
+        return
+    low, high = limits
+    if shown.view.y_scale == "log":
+        ax.set_ylim(low, high)
+    else:
+        margin = 0.03 * (high - low)
+        ax.set_ylim(low - margin, high + margin)
+
+
+def _around(ax: Axes, panel: Panel, theme: Theme) -> None:
+    """Set the ends of an axis of angles: as much of the circle as is used, with degrees on the right."""
+    largest = max(float(np.nanmax(np.abs(line.y), initial=0.0)) for line in panel.lines)
+    end = next(math.pi / part for part in (8, 4, 2, 1) if largest < 0.9 * math.pi / part or part == 1)
+    ax.set_ylim(-end, end)
+    ticks = [end * share for share in (-1, -0.5, 0, 0.5, 1)]
+    ax.set_yticks(ticks, labels=[_part_of_pi(tick) for tick in ticks])
+    degrees = ax.secondary_yaxis("right", functions=(np.degrees, np.radians))
+    said = [f"{math.degrees(tick):g}\u00b0".replace("-", "\u2212") for tick in ticks]
+    degrees.set_yticks([math.degrees(tick) for tick in ticks], labels=said)
+    degrees.tick_params(length=3, color=theme.rule)
+    degrees.spines[:].set_visible(False)
+
+
+def _part_of_pi(angle: float) -> str:
+    """Return an angle as a part of pi, such as a sixteenth."""
+    if angle == 0:
+        return "0"
+    part = round(math.pi / abs(angle))
+    return ("\u2212" if angle < 0 else "") + "\u03c0" + (f"/{part}" if part > 1 else "")
+
+
+def _reach(panel: Panel) -> tuple[float, float] | None:
+    """Return the ends of lines in decibels, with their bands: bounds near zero reach down without end."""
+    ys = np.concatenate([line.y for line in panel.lines])
+    ys = ys[np.isfinite(ys)]
+    if not ys.size:
+        return None
+    low, high = float(ys.min()), float(ys.max())
+    bounds = [b for line in panel.lines for b in (line.low, line.high) if b is not None]
+    every = np.concatenate([ys, *bounds])
+    every = every[(every >= low - DEEPEST) & (every <= high + DEEPEST)]
+    low, high = float(every.min()), float(every.max())
+    return (low, high) if high - low > 1 else (low - 0.5, high + 0.5)
+
+
+def _slopes(ax: Axes, panel: Panel, slopes: tuple[float, ...], theme: Theme) -> None:
+    """Draw powers of what is to the right as guides through the middle of the first values."""
+    if not slopes:
+        return
+    values = [line for line in panel.lines if not line.reference and np.isfinite(line.y[0])]
+    if not values:
+        return
+    x = values[0].x
+    start = float(np.exp(np.median([np.log(line.y[0]) for line in values])))
+    for slope in slopes:
+        y = start * (x / x[0]) ** slope
+        ax.plot(x, y, color=theme.muted, linewidth=0.9, linestyle=(0, (1, 2)), zorder=1.5)
+        ax.annotate(
+            f"slope {slope:g}", (x[-1], y[-1]), (-4, 3), textcoords="offset points", ha="right",
+            va="bottom", fontsize=7.5, color=theme.muted,
+        )  # fmt: skip
 
 
 def _across(ax: Axes, panel: Panel, scale: Scale, panels: int) -> None:
@@ -258,10 +334,10 @@ def _spread(ax: Axes, line: Line, theme: Theme, *, n_lines: int) -> None:
     ax.plot(x, line.points.ravel(), ".", color=colour, alpha=0.35, markersize=4, mew=0)
 
 
-def _line(ax: Axes, line: Line, theme: Theme, *, stems: bool) -> None:
+def _line(ax: Axes, line: Line, theme: Theme, *, stems: bool, angle: bool) -> None:
     colour = _colour(line, theme)
     if line.low is not None and line.high is not None:
-        alpha = 0.3
+        alpha = 0.3 if line.shade is None else 0.14
         ax.fill_between(line.x, line.low, line.high, color=colour, alpha=alpha, linewidth=0)
     label = drawable(line.label, 80)
     if stems and not line.reference:
@@ -271,8 +347,9 @@ def _line(ax: Axes, line: Line, theme: Theme, *, stems: bool) -> None:
         # Where neither neighbour has a value, no line would show the one that there is.
         known = np.concatenate([[False], np.isfinite(line.y), [False]])
         alone = np.flatnonzero(known[1:-1] & ~known[:-2] & ~known[2:]).tolist()
+        x, y = (line.x, line.y) if not angle else unbroken(line.x, line.y)
         ax.plot(
-            line.x, line.y, color=colour, label=label, marker="o" if alone else "", markevery=alone or None,
+            x, y, color=colour, label=label, marker="o" if alone else "", markevery=alone or None,
             markersize=4, **_style(line),
         )  # fmt: skip
     if line.levels is not None:
@@ -294,84 +371,3 @@ def _middle(points: Any) -> tuple[Any, Any]:
     if known.any():
         low[known], high[known] = np.nanquantile(points[known], [0.1, 0.9], axis=1)
     return low, high
-
-
-# Heat maps
-
-
-def heat_map(where: Figure | SubFigure, shown: Map, theme: Theme) -> None:
-    """Draw one heat map, or several beside each other with one colour bar."""
-    axes = where.subplots(1, len(shown.grids), squeeze=False, sharey=True)[0]
-    colours = class_colours(len(shown.classes)) if shown.classes else colour_map(shown.view.colours, theme)
-    norm = Normalize(*shown.limits)
-    for ax, grid in zip(axes, shown.grids, strict=True):
-        image = _grid(ax, grid, shown, theme, colours, norm)
-    axes[0].set_ylabel(drawable(shown.y_label, 40))
-    if shown.classes:
-        counts = [
-            sum(int((grid.values == i).sum()) for grid in shown.grids) for i in range(len(shown.classes))
-        ]
-        names = [f"{drawable(name, 24)} ({n})" for name, n in zip(shown.classes, counts, strict=True)]
-        bar = where.colorbar(image, ax=list(axes), aspect=30, pad=0.02, ticks=range(len(names)))
-        finish(bar, theme)
-        bar.ax.tick_params(length=0)
-        bar.set_ticklabels(names)
-        return
-    colour_bar(
-        where, image, list(axes), theme, label=shown.label, units=shown.units, extend=shown.extend,
-        cyclic=shown.view.colours == "cyclic",
-    )  # fmt: skip
-
-
-def _grid(ax: Axes, grid: Grid, shown: Map, theme: Theme, colours: Colormap, norm: Normalize) -> Any:
-    layered = shown.view.kind == "layer_head_map"
-    image = ax.imshow(
-        grid.values,
-        aspect="auto" if layered else "equal",
-        cmap=colours,
-        norm=norm,
-        origin="lower" if layered else "upper",
-    )
-    ax.set_title(drawable(grid.title, 60), loc="left")
-    ax.set_xlabel(drawable(shown.x_label, 40))
-    _ticks(ax.xaxis, ax.axvline, shown.x, theme)
-    _ticks(ax.yaxis, ax.axhline, shown.y, theme)
-    _marks(ax, grid, image)
-    for layer, head in shown.outlined:
-        corner = (shown.x.index(str(layer)) - 0.5, shown.y.index(str(head)) - 0.5)
-        for colour, width in ((theme.panel, 3.2), (theme.outline, 1.4)):
-            ax.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor=colour, linewidth=width))
-    return image
-
-
-def _marks(ax: Axes, grid: Grid, image: Any) -> None:
-    """Mark the cells where the claim found something."""
-    if grid.levels is None:
-        return
-    faces = image.cmap(image.norm(np.ma.masked_invalid(grid.values)))  # [row, column, 4]
-    bright = faces[..., :3] @ np.array([0.299, 0.587, 0.114]) > 0.5
-    for mark in MARKS:
-        for ink, on in ((INK_ON_LIGHT, bright), (INK_ON_DARK, ~bright)):
-            rows, columns = np.nonzero((grid.levels == mark.level) & on)
-            if len(rows):
-                style = mark.of(ink, "none")
-                ax.plot(columns, rows, "o", **{**style, "mew": 0 if mark.filled else 0.9})
-
-
-def _ticks(axis: Any, boundary: Any, labels: tuple[str, ...], theme: Theme) -> None:
-    """Label an axis: heads such as ``L3H2`` by layer, with a line between layers; else by value."""
-    layers = [re.fullmatch(r"L(\d+)H\d+", label) for label in labels]
-    axis.set_tick_params(length=0)
-    if not labels or not all(layers):
-        step = max(1, math.ceil(len(labels) / 16))
-        shown = [drawable(label, 24) for label in labels[::step]]
-        axis.set_ticks(range(0, len(labels), step), shown)
-        return
-    groups = [(key, len(list(group))) for key, group in
-              itertools.groupby(match[1] for match in layers if match)]  # fmt: skip
-    starts = np.cumsum([0, *(size for _, size in groups)])
-    for start in starts[1:-1]:
-        boundary(start - 0.5, color=theme.muted, linewidth=0.35, alpha=0.45)
-    step = max(1, math.ceil(len(groups) / 16))
-    centres = [start + (size - 1) / 2 for start, (_, size) in zip(starts, groups, strict=False)]
-    axis.set_ticks(centres[::step], [f"L{key}" for key, _ in groups][::step])

@@ -1,4 +1,4 @@
-"""The drawing of two traces, and of one against the other, on the graticule of an oscilloscope."""
+"""The drawing of traces, and of one against the other, on the graticule of an oscilloscope."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from resonance_lens.views.content import Numbers
 from resonance_lens.views.oscilloscopes import DOTTED, Oscilloscope
 from resonance_lens.views.plotting import drawable, turns
+from resonance_lens.views.sweeps import Sweep
 from resonance_lens.views.theme import Theme
 
 BEAM, HALO, FAINT = 1.4, 5.0, 0.12
@@ -26,7 +27,59 @@ CLEAR = 16
 DIVISIONS = 8
 
 
-def oscilloscope(where: Figure | SubFigure, shown: Oscilloscope, theme: Theme) -> None:
+COLUMNS = 4
+"""Most screens beside each other."""
+
+
+def screens(where: Figure | SubFigure, shown: Oscilloscope | Sweep, theme: Theme) -> None:
+    """Draw one oscilloscope with both traces, or the screens of several beside each other."""
+    if isinstance(shown, Oscilloscope):
+        _oscilloscope(where, shown, theme)
+        return
+    columns = min(COLUMNS, len(shown.still))
+    rows = -(-len(shown.still) // columns)
+    axes = where.subplots(rows, columns, squeeze=False).ravel()
+    for ax in axes[len(shown.still) :]:
+        ax.set_axis_off()
+    for place, (ax, i) in enumerate(zip(axes, shown.still, strict=False)):
+        one = shown.screens[i]
+        _against(ax, one, theme)
+        ax.set_title(drawable(f"{shown.along} {shown.titles[i]}", 40), loc="left")
+        if place % columns:
+            ax.tick_params(labelleft=False)
+        if place + columns < len(shown.still):
+            ax.tick_params(labelbottom=False)
+    first = shown.screens[0]
+    where.supylabel(drawable(f"{first.names[1]} ({first.units})", 60), fontsize=8.5)
+    below = axes[columns * (rows - 1)]
+    below.set_xlabel(drawable(first.names[0], 40), loc="left")
+
+
+def screens_height(shown: Sweep) -> float:
+    """Return the height in inches that screens beside each other need."""
+    rows = -(-len(shown.still) // COLUMNS)
+    return 0.9 + 2.55 * rows
+
+
+def _against(ax: Axes, shown: Oscilloscope, theme: Theme) -> None:
+    """Draw the figure of one trace against the other."""
+    times, norm = _times(shown)
+    _screen(ax, theme)
+    _divide(ax, "x", shown, 0, theme)
+    _divide(ax, "y", shown, 1, theme)
+    ax.set_box_aspect(1)
+    _beam(ax, shown.curves[0], shown.curves[1], times, norm, shown, theme, light=_light(shown))
+    _points(ax, shown.traces[0], shown.traces[1], theme)
+
+
+def _times(shown: Oscilloscope) -> tuple[Numbers, Normalize]:
+    """Return the times of a curve, and what makes colours of them."""
+    places = shown.x.values
+    ends = (places[0], places[-1]) if places.size > 1 else (places[0] - 0.5, places[0] + 0.5)
+    return np.interp(shown.between, np.arange(places.size), places), Normalize(*ends)
+
+
+def _oscilloscope(where: Figure | SubFigure, shown: Oscilloscope, theme: Theme) -> None:
     """Draw both traces on the left, and on the right the figure of the first against the second.
 
     The traces show which colour is which time.
@@ -35,26 +88,18 @@ def oscilloscope(where: Figure | SubFigure, shown: Oscilloscope, theme: Theme) -
     first = where.add_subplot(grid[0, 0])
     second = where.add_subplot(grid[1, 0])
     against = where.add_subplot(grid[:, 1])
-    places = shown.x.values
-    times = np.interp(shown.between, np.arange(places.size), places)
-    ends = (places[0], places[-1]) if places.size > 1 else (places[0] - 0.5, places[0] + 0.5)
-    norm = Normalize(*ends)
+    times, norm = _times(shown)
     for i, ax in enumerate((first, second)):
         _screen(ax, theme)
         _divide(ax, "y", shown, i, theme)
-        ax.set_xlim(*ends)
+        ax.set_xlim(norm.vmin, norm.vmax)
         ax.xaxis.set_major_locator(MaxNLocator(10, integer=True))
         _beam(ax, times, shown.curves[i], times, norm, shown, theme)
-        _points(ax, places, shown.traces[i], theme)
+        _points(ax, shown.x.values, shown.traces[i], theme)
         ax.set_ylabel(drawable(shown.names[i], 24))
     first.tick_params(labelbottom=False)
     second.set_xlabel(drawable(shown.x.label, 60))
-    _screen(against, theme)
-    _divide(against, "x", shown, 0, theme)
-    _divide(against, "y", shown, 1, theme)
-    against.set_box_aspect(1)
-    _beam(against, shown.curves[0], shown.curves[1], times, norm, shown, theme, light=_light(shown))
-    _points(against, shown.traces[0], shown.traces[1], theme)
+    _against(against, shown, theme)
     against.set_xlabel(drawable(shown.names[0], 40))
     against.set_ylabel(drawable(shown.names[1], 40))
     said = f"{textwrap.fill(drawable(shown.label, 90), 60)} ({drawable(shown.units, 40)})"

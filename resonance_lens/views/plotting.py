@@ -118,6 +118,13 @@ def turns(low: float, high: float) -> tuple[list[float], list[str]]:
     return [q * math.pi / 2 for q in quarters], [quarter_turns(q) for q in quarters]
 
 
+def unbroken(x: Numbers, angles: Numbers) -> tuple[Numbers, Numbers]:
+    """Return the points of a line of angles, cut where it passes the end of their range."""
+    with np.errstate(invalid="ignore"):
+        jumps = np.flatnonzero(np.abs(np.diff(angles)) > np.pi) + 1
+    return np.insert(x, jumps, x[jumps]), np.insert(angles, jumps, np.nan)
+
+
 def quarter_turns(quarters: int) -> str:
     """Return a number of quarter turns as a multiple of pi."""
     if quarters == 0:

@@ -15,6 +15,7 @@ from resonance_lens.views.images import Image
 from resonance_lens.views.networks import Network
 from resonance_lens.views.oscilloscopes import Oscilloscope
 from resonance_lens.views.scatters import Scatter
+from resonance_lens.views.sweeps import Sweep
 from resonance_lens.views.text import listing, words
 from resonance_lens.views.token_values import TokenValues
 
@@ -60,6 +61,8 @@ def _content(shown: Shown) -> dict[str, Any]:
         return _image(shown)
     if isinstance(shown, Oscilloscope):
         return _oscilloscope(shown)
+    if isinstance(shown, Sweep):
+        return _sweep(shown)
     if isinstance(shown, Network):
         return _network(shown)
     if isinstance(shown, Scatter):
@@ -71,7 +74,11 @@ def describe(shown: Shown) -> str:
     """Return one sentence for those who do not see the figure."""
     if isinstance(shown, Lines):
         panels = listing([f"{panel.label} ({panel.units})" for panel in shown.panels])
-        names = [line.label for line in shown.panels[0].lines]
+        every = shown.panels[0].lines
+        names = [line.label for line in every if line.shade is None]
+        if shown.shades is not None:
+            label, low, high = shown.shades
+            names.insert(0, f"{len(every) - len(names)} shaded by {label} from {low:g} to {high:g}")
         said = f" Marks: {shown.marking.legend}." if shown.marking else ""
         return f"Lines over {shown.x_label}: {panels}. Lines: {', '.join(names)}.{said}"
     if isinstance(shown, Map):
@@ -91,14 +98,20 @@ def describe(shown: Shown) -> str:
             f"Traces of {listing(list(shown.names))} over {shown.x.label}, and the second against the first: "
             f"{shown.label} ({shown.units})."
         )
+    if isinstance(shown, Sweep):
+        first = shown.screens[0]
+        return (
+            f"Oscilloscope: {first.names[1]} ({first.units}) against {first.names[0]} over {first.x.label}, "
+            f"at each {shown.along} from {shown.titles[0]} to {shown.titles[-1]}."
+        )
     if isinstance(shown, Network):
         return f"Network of heads by {shown.label} ({shown.units}); {shown.legend}."
     if isinstance(shown, Scatter):
-        first = shown.clouds[0]
+        cloud = shown.clouds[0]
         return (
             f"{shown.y_label}{_in_brackets(shown.y_units)} against "
             f"{shown.x_label}{_in_brackets(shown.x_units)} of "
-            f"{len(first.labels)} {shown.places}; named: {listing([first.labels[i] for i in first.named])}."
+            f"{len(cloud.labels)} {shown.places}; named: {listing([cloud.labels[i] for i in cloud.named])}."
         )
     if isinstance(shown, TokenValues):
         tracks = [track.label for group in shown.groups for track in group.tracks]
@@ -210,6 +223,15 @@ def _oscilloscope(shown: Oscilloscope) -> dict[str, Any]:
         "points": int(shown.traces.shape[1]),
         "curve": int(shown.curves.shape[1]),
         "limits": [[float(limit) for limit in limits] for limits in shown.limits],
+    }
+
+
+def _sweep(shown: Sweep) -> dict[str, Any]:
+    return {
+        **_oscilloscope(shown.screens[0]),
+        "along": shown.along,
+        "screens": list(shown.titles),
+        "still": [shown.titles[i] for i in shown.still],
     }
 
 

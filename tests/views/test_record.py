@@ -373,7 +373,7 @@ def test_more_heads_than_can_be_drawn_are_cut_and_say_so() -> None:
         ),
         ({"over": "depth", "references": ()}, "'coherence' needs the dimension 'depth'"),
         ({"claim": "coherense_squared", "kind": "layer_head_map"}, "Did you mean 'coherence_squared'?"),
-        ({"kind": "pie"}, "Known: attention_heads, colored_tokens, image, layer_head_map"),
+        ({"kind": "pie"}, "Known: attention_heads, bode, colored_tokens, image, layer_head_map"),
     ],
 )
 def test_a_view_that_cannot_be_drawn_says_why(run: Run, change: dict[str, Any], said: str) -> None:

@@ -169,7 +169,7 @@ def test_many_lines_along_a_number_are_shaded_by_it(result: Result) -> None:
     changed = dataclasses.replace(result, data=data)
     entry = record_view(spec, changed)
     assert entry["shades"] == ["layer", 0.0, 9.0]
-    assert "Intervals are left out: there are 10 lines." in entry["notes"]
+    assert "Intervals are drawn of the first and the last of 10 lines." in entry["notes"]
     ax, bar = drawn(spec, changed).axes
     colours = [line.get_color() for line in ax.lines if str(line.get_label()) in set("0123456789")]
     assert len(set(colours)) == 10
@@ -586,7 +586,7 @@ def test_every_kind_has_a_static_twin(result: Result, tmp_path: Path, ending: st
         ("Memory by layer and lag", {"panels": None, "over": "site"}, "need numbers"),
         ("Two heads against each other", {"series": None}, "has no dimension None for the two traces"),
         ("Two heads against each other", {"over": "lag"}, "needs the dimension 'lag'"),
-        ("Two heads against each other", {"variables": ()}, "exactly one variable; it names 0"),
+        ("Two heads against each other", {"variables": ()}, "needs one variable or two; it names 0"),
         ("Pairs that are locked", {"variables": ("community",)}, "'community' needs the dimension 'head_b'"),
         ("Pairs that are locked", {"variables": ("excess", "gain")}, "'gain' needs the dimension 'head_a'"),
         ("Pairs that are locked", {"variables": ()}, "it names 0"),
