@@ -51,7 +51,7 @@ def opposed_pair(*, n_ctx: int = 64, decay: float = 0.85, frequency: float = 0.1
     normalised = kernels / kernels.sum(-1, keepdims=True)
     fine = np.linspace(0, 0.5, FINE)
     gain = abs((normalised[0] - normalised[1]) @ np.exp(-2j * np.pi * lag[:, None] * fine))
-    circuit = from_scores(
+    return from_scores(
         "opposed_pair",
         "Two heads of opposite sign that pass a band together, which no head alone can.",
         wanted,
@@ -65,9 +65,8 @@ def opposed_pair(*, n_ctx: int = 64, decay: float = 0.85, frequency: float = 0.1
         },
         rank=None,
         parameters={"n_ctx": n_ctx, "decay": float(decay), "frequency": float(frequency)},
+        gains=(1.0, -1.0),
     )
-    circuit.weights["blocks.0.attn.W_O"][1] *= -1
-    return circuit
 
 
 def content_rule(*, n_ctx: int = 64, n_tokens: int = 8, sharpness: float = SHARPNESS) -> Circuit:

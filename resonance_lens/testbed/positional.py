@@ -141,11 +141,11 @@ def from_scores(
     *,
     rank: int | None,
     parameters: Mapping[str, Any],
-    gain: float = 1.0,
+    gains: Sequence[float] | None = None,
 ) -> Circuit:
     """Return a circuit of one layer whose heads have these scores, whatever the tokens are.
 
-    Each head adds to the token's own vector, one dimension for each token of the vocabulary, ``gain``
+    Each head adds to the token's own vector, one dimension for each token of the vocabulary, its gain
     times the mean of the vectors that it attends to; the logits are that sum.
 
     Parameters
@@ -162,8 +162,8 @@ def from_scores(
         What else is true.
     rank
         See `factor`.
-    gain
-        Of each head.
+    gains
+        One for each head; 1 if not said.
     """
     n_heads, n_ctx, _ = scores.shape
     factors = factor(scores, rank)
@@ -186,7 +186,7 @@ def from_scores(
     wider = (d_head / needed) ** 0.25
     weights["blocks.0.attn.W_Q"][:, places, :needed] = factors.W_Q * wider
     weights["blocks.0.attn.W_K"][:, places, :needed] = factors.W_K * wider
-    for head in range(n_heads):
+    for head, gain in enumerate(gains or [1.0] * n_heads):
         read, write = copying(shape.d_model, d_head, tokens, tokens, gain)
         weights["blocks.0.attn.W_V"][head], weights["blocks.0.attn.W_O"][head] = read, write
     weights["unembed.W_U"][tokens] = np.eye(N_TOKENS)
@@ -248,7 +248,7 @@ def previous_token(*, n_ctx: int = 64, lag: int = 1, rank: int | None = None) ->
         },
         rank=rank,
         parameters={"n_ctx": n_ctx, "lag": lag, "rank": rank},
-        gain=2.0,
+        gains=(2.0, 2.0),
     )
 
 
@@ -261,8 +261,13 @@ KERNELS: tuple[tuple[float, ...], ...] = (
 """A moving average, a leaky integrator, a bump six tokens back, a comb."""
 
 
-def lag_kernels(*, n_ctx: int = 64, kernels: Sequence[Sequence[float]] = KERNELS) -> Circuit:
+def lag_kernels(
+    *, n_ctx: int = 64, kernels: Sequence[Sequence[float]] = KERNELS, gains: Sequence[float] | None = None
+) -> Circuit:
     """Return heads whose attention at each lag is given: causal filters along the tokens.
+
+    A head of kernel ``(1,)`` and gain -1 takes away the token's own vector, so that the stream is what the
+    others write and nothing else: with signs, any finite impulse response.
 
     Parameters
     ----------
@@ -272,10 +277,15 @@ def lag_kernels(*, n_ctx: int = 64, kernels: Sequence[Sequence[float]] = KERNELS
         For each head its weight at lag 0, 1, 2, ...: at least 0, not all 0, at most ``n_ctx`` of them.
         They are divided by their sum over the lags that a query can see; a query that sees none of
         them looks everywhere.
+    gains
+        For each head a finite number that what it attends to is multiplied by; 1 if not said.
     """
     owner = "lag_kernels"
     require_context(owner, n_ctx)
     require(owner, "kernels", len(kernels) >= 1, "at least one list of weights", kernels)
+    given = [1.0] * len(kernels) if gains is None else [float(gain) for gain in gains]
+    right = len(given) == len(kernels) and bool(np.isfinite(given).all())
+    require(owner, "gains", right, "a finite number for each kernel", gains)
     query, key = np.mgrid[:n_ctx, :n_ctx]
     even = (key <= query) / (query + 1)
     wanted = []
@@ -295,10 +305,15 @@ def lag_kernels(*, n_ctx: int = 64, kernels: Sequence[Sequence[float]] = KERNELS
         "Heads whose attention at each lag is given: causal filters along the tokens.",
         np.stack(wanted),
         scores_of(np.stack(wanted)),
-        [f"kernel {number} by lag" for number in range(len(kernels))],
+        [f"{gain:g} times kernel {number} by lag" for number, gain in enumerate(given)],
         {"kernels": {f"0.{head}": kernel for head, kernel in enumerate(normalised)}},
         rank=None,
-        parameters={"n_ctx": n_ctx, "kernels": [[float(k) for k in kernel] for kernel in kernels]},
+        parameters={
+            "n_ctx": n_ctx,
+            "kernels": [[float(k) for k in kernel] for kernel in kernels],
+            "gains": given,
+        },
+        gains=given,
     )
 
 

@@ -113,7 +113,7 @@ def alternating(*, n_ctx: int = 64) -> Circuit:
     require_context("alternating", n_ctx)
     query, key = np.mgrid[:n_ctx, :n_ctx]
     wanted = np.stack([key == query - query % 2, (key <= query) / (query + 1)]).astype(float)
-    circuit = from_scores(
+    return from_scores(
         "alternating",
         "A head that looks at its own token and at the one before, in turn: linear, and no filter.",
         wanted,
@@ -122,9 +122,8 @@ def alternating(*, n_ctx: int = 64) -> Circuit:
         {"carries": [0, N_TOKENS]},
         rank=None,
         parameters={"n_ctx": n_ctx},
+        gains=(1.0, 0.0),
     )
-    circuit.weights["blocks.0.attn.W_O"][1] = 0.0
-    return circuit
 
 
 def limiter(*, n_ctx: int = 64, level: float = 1.0) -> Circuit:

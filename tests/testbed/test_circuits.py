@@ -21,7 +21,7 @@ from tests.testbed import plain_transformer
 NAMES = [circuit.name for circuit in testbed.list_circuits()]
 OTHERS: dict[str, dict[str, Any]] = {
     "previous_token": {"n_ctx": 30, "lag": 3, "rank": 8},
-    "lag_kernels": {"n_ctx": 20, "kernels": [[0, 0, 1, 2.5], [1]]},
+    "lag_kernels": {"n_ctx": 20, "kernels": [[0, 0, 1, 2.5], [1]], "gains": [0.5, -1]},
     "opposed_pair": {"n_ctx": 30, "decay": 0.7, "frequency": 0.2},
     "sinks": {"n_ctx": 12, "masses": [0.01]},
     "content_rule": {"n_ctx": 20, "n_tokens": 4, "sharpness": 3.0},
@@ -242,6 +242,7 @@ def test_the_seed_of_the_idle_model_counts() -> None:
         (lambda: testbed.load_circuit("lag_kernels", kernels=[[1, -1]]), "for each head; got [1, -1]."),
         (lambda: testbed.load_circuit("lag_kernels", kernels=[[1] * 65]), "1 to 64 weights"),
         (lambda: testbed.load_circuit("lag_kernels", kernels=[]), "at least one list of weights; got []."),
+        (lambda: testbed.load_circuit("lag_kernels", gains=[1]), "a finite number for each kernel; got [1]."),
         (lambda: testbed.load_circuit("opposed_pair", decay=1.0), "above 0 and at most 0.97; got 1.0."),
         (lambda: testbed.load_circuit("opposed_pair", frequency=0.5), "from 0.05 to 0.4 cycles per token"),
         (lambda: testbed.load_circuit("content_rule", n_tokens=2), "a whole number from 3 to 64; got 2."),
