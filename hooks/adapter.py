@@ -234,6 +234,11 @@ class ModelAdapter(Adapter):
     ----------
     model
         The model; it is not changed.
+
+    Attributes
+    ----------
+    resumed
+        Layers at which it has been shown that a pass can be resumed: see `resumes`.
     """
 
     derived: ClassVar[Mapping[str, tuple[str, ...]]] = {}
@@ -249,6 +254,7 @@ class ModelAdapter(Adapter):
         self.facts = self.read_facts(model)
         self._firing: frozenset[str] | None = None
         self._ov_alignment: dict[int, Tensor] = {}
+        self.resumed: set[int] = set()
 
     @staticmethod
     @abc.abstractmethod
@@ -352,8 +358,11 @@ class ModelAdapter(Adapter):
         hooks = write(self, site, layer, batch, lambda values: values + added.to(values))
         for at, sites in wanted.items():
             for each in sites:
-                hooks += self.listeners(each, at, batch, receive)
-        self.resume(batch, layer, residual, hooks)
+                if each != "logits":
+                    hooks += self.listeners(each, at, batch, receive)
+        end = self.resume(batch, layer, residual, hooks)
+        if any("logits" in sites for sites in wanted.values()):
+            receive(self.signal("logits", self.facts.n_layers - 1, self.readout(end), batch))
 
     def logits(self, batch: Batch, hooks: Sequence[Hook] = ()) -> Tensor:
         """Return the model's logits ``[batch, token, d_vocab]``, as the host gives them.

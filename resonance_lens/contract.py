@@ -18,6 +18,7 @@ import numpy as np
 import xarray as xr
 from torch import Tensor
 
+from resonance_lens.arrangement import Arrangement
 from resonance_lens.design import Design, Drive
 from resonance_lens.errors import ParameterError, wrong_parameter
 from resonance_lens.facts import Facts
@@ -50,6 +51,7 @@ def parameter(
     minimum: float | None = None,
     maximum: float | None = None,
     files: tuple[str, ...] = (),
+    takes: type | None = None,
 ) -> Any:
     """Declare a parameter of an analysis: a dataclass field with a default, a range and a meaning.
 
@@ -65,11 +67,11 @@ def parameter(
         Bounds, both included, for a number.
     files
         Endings of the names of files that are allowed besides the choices.
+    takes
+        A type whose instances are allowed besides the choices.
     """
-    return dataclasses.field(
-        default=default,
-        metadata={"help": help, "choices": choices, "minimum": minimum, "maximum": maximum, "files": files},
-    )
+    metadata = {"help": help, "choices": choices, "minimum": minimum, "maximum": maximum}
+    return dataclasses.field(default=default, metadata={**metadata, "files": files, "takes": takes})
 
 
 def require_parameters(declared: Any, owner: str) -> None:
@@ -96,7 +98,9 @@ def _outside(value: Any, field: dataclasses.Field[Any]) -> str | None:
         return None
     if about["choices"] is not None:
         choices = ", ".join(repr(choice) for choice in about["choices"])
-        files = about.get("files", ())
+        files, takes = about.get("files", ()), about.get("takes")
+        if takes is not None and isinstance(value, takes):
+            return None
         if value in about["choices"] or (files and isinstance(value, str) and value.endswith(files)):
             return None
         return f"one of {choices}" + (f", or a file ending in {' or '.join(files)}" if files else "")
@@ -206,6 +210,8 @@ class Where:
         By site, what was there without them, ``[batch, token, ...]``: norms are relative to it.
     driven_from
         Median norm of a token ``[batch]`` where they were put in, without them.
+    arrangement
+        How the tokens are arranged, where the analysis asks for arrangements.
     """
 
     facts: Facts
@@ -225,6 +231,7 @@ class Where:
     drives: tuple[Drive, ...] = ()
     undriven: Mapping[str, Tensor] = dataclasses.field(default_factory=dict)
     driven_from: Tensor | None = None
+    arrangement: Arrangement | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -309,6 +316,9 @@ class Planted:
     respond
         For an analysis that drives: called with the layer that is driven, what is added
         ``[drive * prompt, token, d_model]`` and the prompts; returns by layer and site what that adds there.
+    read
+        For an analysis that arranges tokens: called with the ids of one prompt in another arrangement;
+        returns for each layer the values of the analysis's sites, as in ``layers`` but of this prompt alone.
     """
 
     layers: Sequence[Mapping[str, Tensor]]
@@ -322,6 +332,7 @@ class Planted:
     task: Task | None = None
     truth: Mapping[str, np.ndarray[Any, np.dtype[np.bool_]]] = dataclasses.field(default_factory=dict)
     respond: Respond | None = None
+    read: Callable[[Sequence[int]], Sequence[Mapping[str, Tensor]]] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -337,7 +348,8 @@ class Analysis(abc.ABC):
     version
         Moves when numbers move.
     sites
-        Which sites it observes, at every layer that serves all of them.
+        Which sites it observes, at every layer that serves all of them; with other parameters than its
+        defaults it may be others: see `observes`.
     needs
         Of `NEEDS`: what it requires of a host beyond serving its sites.
     evidence
@@ -376,6 +388,11 @@ class Analysis(abc.ABC):
 
     def __post_init__(self) -> None:
         require_parameters(self, self.name)
+
+    @property
+    def observes(self) -> tuple[str, ...]:
+        """The sites that it observes with its parameters; by default its ``sites``."""
+        return self.sites
 
     @property
     def min_tokens(self) -> int:

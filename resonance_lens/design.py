@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from resonance_lens.arrangement import Arrangement
 from resonance_lens.dsp import excitation
 from resonance_lens.dsp.excitation import Timing
 from resonance_lens.errors import ParameterError, wrong_parameter
@@ -42,7 +43,8 @@ class Drive:
         The direction, where it is not a random one: ``[d_model]``, of any length but zero.
     kind
         ``multisine``: equal power at every line, drawn phases, low crest. ``tone``: its one line. ``chirp``:
-        a sweep from the lowest line to the highest. ``impulse``: one token, ``at``. ``noise``: white.
+        a sweep from the lowest line to the highest, begun at a drawn place of it. ``impulse``: one token,
+        ``at``. ``noise``: white.
     lines
         Whole numbers of waves in a period of ``timing``.
     draw
@@ -105,7 +107,8 @@ class Drive:
         elif self.kind == "tone":
             period = excitation.tone(timing.period, self.lines[0], float(rng.uniform(0, 2 * np.pi)))
         else:
-            period = excitation.chirp(timing.period, self.lines)
+            # Begun anywhere: what a system moves between frequencies is then unlike in unlike prompts.
+            period = excitation.chirp(timing.period, self.lines).roll(int(rng.integers(timing.period)))
         return excitation.driven(timing, period)
 
     def unit(self, d_model: int, seed: int) -> Tensor:
@@ -154,12 +157,26 @@ class Condition:
         and what `Analysis.observe` sees is the difference, one group at a time: signals have the axis
         ``drive`` in front, and ``where.drives`` says which. What it returns for a group gets the groups as an
         axis, behind that of the prompts: see `resonance_lens.driving`.
+    arrangements
+        Of the tokens: the prompts are run once in each, and what `Analysis.observe` sees is one of them at a
+        time, said in ``where.arrangement``. Features get the arrangements as an axis, behind that of the
+        prompts: see `resonance_lens.observing.observe_arranged`.
     """
 
     name: str = "plain"
     tokens: Literal["given", "shuffled"] = "given"
     weights: Literal["given", "random"] = "given"
     drives: tuple[tuple[Drive, ...], ...] = ()
+    arrangements: tuple[Arrangement, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.drives and self.arrangements:
+            raise ParameterError("A condition has drives or arrangements, not both; make one of each.")
+
+    @property
+    def passes(self) -> int:
+        """How often a prompt is run undriven."""
+        return max(1, len(self.arrangements))
 
 
 BASELINE_CONDITIONS: dict[str, Condition] = {
@@ -167,7 +184,7 @@ BASELINE_CONDITIONS: dict[str, Condition] = {
     "shuffled_tokens": Condition("shuffled_tokens", tokens="shuffled"),
 }
 """Baselines that take passes of their own; an analysis that names one in ``baselines`` is run under it, with
-the drives of its plain condition."""
+the drives and arrangements of its plain condition."""
 
 
 @dataclass(frozen=True)
@@ -178,5 +195,6 @@ class Design:
 
 
 def sequences(conditions: Sequence[Condition]) -> int:
-    """Return how many sequences each prompt is run as: undriven and driven, under all conditions."""
-    return sum(1 + sum(map(len, condition.drives)) for condition in conditions)
+    """Return how many sequences each prompt is run as: undriven and driven, in all arrangements, under all
+    conditions."""
+    return sum(condition.passes + sum(map(len, condition.drives)) for condition in conditions)

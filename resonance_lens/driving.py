@@ -6,7 +6,7 @@ enters: what is before a drive cannot have changed.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import reduce
 
@@ -21,7 +21,14 @@ from resonance_lens.errors import AdapterError, ParameterError, PromptError
 from resonance_lens.facts import SITE_AXES, Batch
 from resonance_lens.features import Features
 from resonance_lens.hooks.adapter import Adapter, ModelAdapter
-from resonance_lens.observing import joined_by, observe_batch, observed_by, require_finite, where_of
+from resonance_lens.observing import (
+    joined_by,
+    observe_arranged,
+    observe_batch,
+    observed_by,
+    require_finite,
+    where_of,
+)
 from resonance_lens.signal import Signal
 from resonance_lens.tasks import Task
 
@@ -48,8 +55,8 @@ def observe_under(
 ) -> dict[str, Features]:
     """Run one batch under a condition, and return the joined features of each analysis.
 
-    Without drives this is `resonance_lens.observing.observe_batch`. With them the batch is run undriven and
-    driven, and what analyses see are the differences.
+    Without drives this is `resonance_lens.observing.observe_batch`, once for each arrangement. With them the
+    batch is run undriven and driven, and what analyses see are the differences.
 
     Parameters
     ----------
@@ -79,6 +86,19 @@ def observe_under(
     ActivationError
         If a response is not finite.
     """
+    if condition.arrangements:
+        return observe_arranged(
+            condition.arrangements,
+            adapter,
+            batch,
+            analyses,
+            layers,
+            groups=groups,
+            seed=seed,
+            shortest=shortest,
+            condition=condition.name,
+            task=task,
+        )
     if not condition.drives:
         return observe_batch(
             adapter,
@@ -99,9 +119,12 @@ def observe_under(
         adapter, batch, groups=groups, seed=seed, shortest=shortest, condition=condition.name, task=task
     )
     width = batch.tokens.shape[1]
+    n_rows = len(batch.prompts)
     at_once = max(1, budget // (width * max(map(len, condition.drives))))
+    at_once = -(-n_rows // -(-n_rows // at_once))  # parts of one size
+    packs = _packed(condition.drives, most=budget // (width * at_once))
     found: dict[str, list[Features]] = {analysis.name: [] for analysis in analyses}
-    for start in range(0, len(batch.prompts), at_once):
+    for start in range(0, n_rows, at_once):
         rows = slice(start, start + at_once)
         part = Batch(batch.tokens[rows], batch.lengths[rows], batch.prompts[rows])
         where = replace(
@@ -115,11 +138,11 @@ def observe_under(
             observed = layers[analysis.name]
             here = replace(where, layers=observed)
             undriven = _undriven(adapter, part, analysis, observed, condition.drives)
-            if start == 0:
-                _require_resuming(adapter, part, condition.drives, undriven)
+            _require_resuming(adapter, part, condition.drives, undriven)
             by_group = [
-                dict(_responses(adapter, part, analysis, observed, group, undriven, here))
-                for group in condition.drives
+                each
+                for pack in packs
+                for each in _responses(adapter, part, analysis, observed, pack, undriven, here)
             ]
             stacked = [_stack_groups([each.get(layer) for each in by_group], by_group) for layer in observed]
             found[analysis.name].append(joined_by(analysis, stacked, here))
@@ -180,6 +203,27 @@ def require_length(batch: Batch, groups: Sequence[Group]) -> None:
         )
 
 
+def _packed(groups: Sequence[Group], most: int) -> list[list[Group]]:
+    """Return neighbouring groups that enter at one place together, as many as a pass has room for."""
+    packs: list[list[Group]] = []
+    for group in groups:
+        last = packs[-1] if packs else []
+        room = most - sum(map(len, last)) - len(group)
+        if last and room >= 0 and _place(last[0]) == _place(group):
+            last.append(group)
+        else:
+            packs.append([group])
+    return packs
+
+
+def _place(group: Group) -> tuple[str, int]:
+    """Return the site and layer that the drives of a group enter at."""
+    first = group[0]
+    if any((drive.site, drive.layer) != (first.site, first.layer) for drive in group):
+        raise ParameterError("The drives of a group enter at one site of one layer.")
+    return first.site, first.layer
+
+
 def _undriven(
     adapter: Adapter,
     batch: Batch,
@@ -189,11 +233,22 @@ def _undriven(
 ) -> Undriven:
     """Return what is at the places that are listened to and driven, in a pass without any drive."""
     first = min(drive.layer for group in groups for drive in group)
-    wanted: dict[int, set[str]] = {layer: set(analysis.sites) for layer in layers if layer >= first}
-    wanted.setdefault(adapter.facts.n_layers - 1, set()).add("resid_post")
+    end = adapter.facts.n_layers - 1
+    if max(layers) < first:
+        raise ParameterError(
+            f"{analysis.name} listens at layers up to {max(layers)}, and a drive before layer {first} is "
+            "heard at none of them; drive an earlier layer."
+        )
+    wanted: dict[int, set[str]] = {layer: set(analysis.observes) for layer in layers if layer >= first}
     for group in groups:
-        for drive in group:
-            wanted.setdefault(drive.layer, set()).update((drive.site, "resid_pre"))
+        site, layer = _place(group)
+        wanted.setdefault(layer, set()).update((site, "resid_pre"))
+    logits = False
+    if isinstance(adapter, ModelAdapter):
+        last = wanted.setdefault(end, set())
+        last.add("resid_post")
+        logits = "logits" in last
+        last.discard("logits")
     found: Undriven = {}
 
     def receive(signal: Signal) -> None:
@@ -202,20 +257,28 @@ def _undriven(
         found[signal.site, signal.layer] = signal.values.clone()
 
     adapter.run(batch, {layer: sorted(sites) for layer, sites in wanted.items()}, receive)
+    if logits:  # as those of a resumed pass are made
+        found["logits", end] = adapter.readout(found["resid_post", end])
     return found
 
 
 def _require_resuming(adapter: Adapter, batch: Batch, groups: Sequence[Group], undriven: Undriven) -> None:
-    """Raise `AdapterError` unless a pass that begins where drives enter ends like the whole one."""
+    """Raise `AdapterError` unless a pass that begins where drives enter ends like the whole one.
+
+    It is tried once for an adapter and a layer: on the first batch that is driven there.
+    """
     if not isinstance(adapter, ModelAdapter):
         return
     deepest = max(drive.layer for group in groups for drive in group)
+    if deepest in adapter.resumed:
+        return
     end = undriven["resid_post", adapter.facts.n_layers - 1]
     if not adapter.resumes(batch, deepest, undriven["resid_pre", deepest], end):
         raise AdapterError(
             f"{adapter.facts.model_name} ({adapter.facts.host}) cannot be driven: a pass that begins at "
             f"layer {deepest} does not end like the whole one, so blocks hand on more than that stream."
         )
+    adapter.resumed.add(deepest)
 
 
 def _responses(
@@ -223,48 +286,55 @@ def _responses(
     batch: Batch,
     analysis: Analysis,
     layers: Sequence[int],
-    group: Group,
+    pack: Sequence[Group],
     undriven: Undriven,
     where: Where,
-) -> Iterator[tuple[int, Features]]:
-    """Yield features of the response of each layer to a group of drives."""
-    n = len(group)
-    site, layer = group[0].site, group[0].layer
-    if any((drive.site, drive.layer) != (site, layer) for drive in group):
-        raise ParameterError("The drives of a group enter at one site of one layer.")
+) -> list[dict[int, Features]]:
+    """Return by group the features of the response of each layer; the groups of a pack share one pass."""
+    site, layer = _place(pack[0])
+    drives = [drive for group in pack for drive in group]
+    n = len(drives)
     base = undriven[site, layer]  # [batch, token, d_model]
     norms = median_norms(base, batch.lengths)
-    added = torch.stack([added_by(drive, norms, base, batch.prompts, where.seed) for drive in group])
+    added = torch.stack([added_by(drive, norms, base, batch.prompts, where.seed) for drive in drives])
     rows = Batch(batch.tokens.repeat(n, 1), batch.lengths.repeat(n), batch.prompts * n)
 
-    found: dict[int, Features] = {}
-    heard: dict[int, dict[str, Signal]] = {}
+    found: list[dict[int, Features]] = [{} for _ in pack]
+    heard: dict[int, dict[str, Tensor]] = {}
 
     def receive(signal: Signal) -> None:
         assert signal.layer is not None
         at = signal.layer
         require_finite(signal)
         before = undriven[signal.site, at]
-        response = signal.values.unflatten(0, (n, -1)) - before
-        axes = ("drive", *signal.axes)
         here = heard.setdefault(at, {})
-        here[signal.site] = Signal(
-            response, axes, lengths=batch.lengths if batch.padded else None, site=signal.site, layer=at
+        here[signal.site] = signal.values.unflatten(0, (n, -1)) - before
+        if len(here) < len(analysis.observes):
+            return
+        responses = heard.pop(at)
+        told = replace(
+            where,
+            layer=at,
+            undriven={name: undriven[name, at] for name in analysis.observes},
+            driven_from=norms,
         )
-        if len(here) == len(analysis.sites):
-            told = replace(
-                where,
-                layer=at,
-                drives=group,
-                undriven={name: undriven[name, at] for name in analysis.sites},
-                driven_from=norms,
-            )
-            found[at] = observed_by(analysis, heard.pop(at), told)
+        start = 0
+        for index, group in enumerate(pack):
+            part = slice(start, start + len(group))
+            of_group = {name: _signal(name, at, each[part], batch) for name, each in responses.items()}
+            found[index][at] = observed_by(analysis, of_group, replace(told, drives=group))
+            start += len(group)
 
-    wanted = {at: analysis.sites for at in layers if at >= layer}
+    wanted = {at: analysis.observes for at in layers if at >= layer}
     residual = undriven["resid_pre", layer].repeat(n, 1, 1)
     adapter.drive(rows, site, layer, added.flatten(0, 1), residual, wanted, receive)
-    yield from found.items()
+    return found
+
+
+def _signal(site: str, layer: int, responses: Tensor, batch: Batch) -> Signal:
+    """Return responses ``[drive, batch, ...]`` at a site as a signal."""
+    lengths = batch.lengths if batch.padded else None
+    return Signal(responses, ("drive", *SITE_AXES[site]), lengths=lengths, site=site, layer=layer)
 
 
 def median_norms(values: Tensor, lengths: Tensor) -> Tensor:

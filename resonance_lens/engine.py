@@ -138,7 +138,7 @@ def run(
     if partial.finished is not None:
         return partial.finished
     if check and isinstance(adapter, ModelAdapter):
-        proof.require(adapter, sorted({site for analysis in chosen for site in analysis.sites}))
+        proof.require(adapter, sorted({site for analysis in chosen for site in analysis.observes}))
     adapters, missing = _adapters(adapter, conditions, seed)
     record["baselines_missing"] = missing
     conditions = {name: [c for c in those if c.name not in missing] for name, those in conditions.items()}

@@ -12,11 +12,12 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import torch
 
+from resonance_lens.arrangement import Arrangement
 from resonance_lens.batches import front_tokens
 from resonance_lens.contract import Analysis, Where
 from resonance_lens.errors import ActivationError, AdapterError, AnalysisError
 from resonance_lens.facts import Batch
-from resonance_lens.features import Array, Features
+from resonance_lens.features import Array, Features, stack_layers
 from resonance_lens.hooks.adapter import Adapter
 from resonance_lens.signal import Signal
 from resonance_lens.tasks import Task
@@ -44,7 +45,7 @@ def require_tokenizer(adapter: Adapter, analysis: Analysis) -> None:
 
 def layers_of(adapter: Adapter, analyses: Sequence[Analysis]) -> dict[str, tuple[int, ...]]:
     """Return for each analysis the layers that serve all its sites, or raise `AdapterError`."""
-    return {analysis.name: adapter.layers(analysis.sites) for analysis in analyses}
+    return {analysis.name: adapter.layers(analysis.observes) for analysis in analyses}
 
 
 def observe_batch(
@@ -58,6 +59,7 @@ def observe_batch(
     shortest: int,
     condition: str = "plain",
     task: Task | None = None,
+    arrangement: Arrangement | None = None,
 ) -> dict[str, Features]:
     """Run one batch and return the joined features of each analysis.
 
@@ -81,6 +83,8 @@ def observe_batch(
         What the batch is run under.
     task
         What the prompts stand for.
+    arrangement
+        Of the tokens of the batch, which it was made in: analyses are told.
 
     Raises
     ------
@@ -92,6 +96,7 @@ def observe_batch(
     where = where_of(
         adapter, batch, groups=groups, seed=seed, shortest=shortest, condition=condition, task=task
     )
+    where = replace(where, arrangement=arrangement)
     pending: dict[int, _Layer] = {}
     for analysis in analyses:
         for layer in layers[analysis.name]:
@@ -107,18 +112,18 @@ def observe_batch(
         elif signal.site == "pattern":
             _require_rows(signal)
         here.signals[signal.site] = signal
-        ready = [a for a in here.waiting if all(site in here.signals for site in a.sites)]
+        ready = [a for a in here.waiting if all(site in here.signals for site in a.observes)]
         for analysis in ready:
-            signals = {site: here.signals[site] for site in analysis.sites}
+            signals = {site: here.signals[site] for site in analysis.observes}
             at = replace(where, layer=layer, layers=layers[analysis.name])
             seen[analysis.name][layer] = observed_by(analysis, signals, at)
             here.waiting.remove(analysis)
-        wanted = {site for analysis in here.waiting for site in analysis.sites}
+        wanted = {site for analysis in here.waiting for site in analysis.observes}
         here.signals = {site: s for site, s in here.signals.items() if site in wanted}
 
     wanted: dict[int, list[str]] = {}
     for layer, here in pending.items():
-        wanted[layer] = sorted({site for analysis in here.waiting for site in analysis.sites})
+        wanted[layer] = sorted({site for analysis in here.waiting for site in analysis.observes})
     adapter.run(batch, wanted, receive)
 
     joined = {}
@@ -132,6 +137,57 @@ def observe_batch(
         ordered = [found[layer] for layer in layers[analysis.name]]
         joined[analysis.name] = joined_by(analysis, ordered, replace(where, layers=layers[analysis.name]))
     return joined
+
+
+def observe_arranged(
+    arrangements: Sequence[Arrangement],
+    adapter: Adapter,
+    batch: Batch,
+    analyses: Sequence[Analysis],
+    layers: Mapping[str, tuple[int, ...]],
+    *,
+    groups: Sequence[int],
+    seed: int,
+    shortest: int,
+    condition: str = "plain",
+    task: Task | None = None,
+) -> dict[str, Features]:
+    """Run one batch in each of several arrangements of its tokens; parameters as in `observe_batch`.
+
+    Returns
+    -------
+    dict
+        Features by analysis: rows are ``[prompt, arrangement, ...]``, sums ``[arrangement, ...]`` and blocks
+        ``[N_BLOCKS, arrangement, ...]``.
+    """
+    found = [
+        observe_batch(
+            adapter,
+            arranged(batch, arrangement, seed),
+            analyses,
+            layers,
+            groups=groups,
+            seed=seed,
+            shortest=shortest,
+            condition=condition,
+            task=task,
+            arrangement=arrangement,
+        )
+        for arrangement in arrangements
+    ]
+    # As layers are stacked, only that it is arrangements here.
+    return {analysis.name: stack_layers([each[analysis.name] for each in found]) for analysis in analyses}
+
+
+def arranged(batch: Batch, arrangement: Arrangement, seed: int) -> Batch:
+    """Return the batch with the tokens of each prompt arranged, padded on its side."""
+    tokens = torch.zeros_like(batch.tokens)
+    width = tokens.shape[1]
+    rows = zip(tokens, front_tokens(batch).tolist(), batch.lengths.tolist(), strict=True)
+    for row, ids, length in rows:
+        start = width - length if batch.padding_side == "left" else 0
+        row[start : start + length] = torch.tensor(arrangement.of(ids[:length], seed))
+    return replace(batch, tokens=tokens)
 
 
 def where_of(
@@ -171,9 +227,10 @@ def observed_by(analysis: Analysis, signals: Mapping[str, Signal], where: Where)
         for each in signals.values():
             require_finite(each)  # which says where
         raise
-    if not _finite(features):
-        for each in signals.values():
-            require_finite(each)
+    if _finite(features):
+        return features
+    for each in signals.values():
+        require_finite(each)
     if not _finite(features, analysis.undefined):
         raise AnalysisError(
             f"{analysis.name} returned a number that is not finite at layer {where.layer}, from activations "

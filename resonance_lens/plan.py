@@ -88,7 +88,7 @@ def make_plan(ready: Ready, batches: Sequence[Batch], out: str | Path | None) ->
     """Return the plan of a run."""
     facts, analyses, layers, conditions = ready.facts, ready.analyses, ready.layers, ready.conditions
     passes = {condition for those in conditions.values() for condition in those}
-    listened = {(layer, site) for a in analyses for layer in layers[a.name] for site in a.sites}
+    listened = {(layer, site) for a in analyses for layer in layers[a.name] for site in a.observes}
     largest = max(batches, key=lambda batch: batch.tokens.numel())
     sites = {site for _, site in listened}
     signal_bytes = max(_bytes(site, facts, batch) for site in sites for batch in batches)
@@ -103,7 +103,7 @@ def make_plan(ready: Ready, batches: Sequence[Batch], out: str | Path | None) ->
     return Plan(
         prompts=n_prompts,
         tokens=sum(int(batch.lengths.sum()) for batch in batches),
-        passes=len(batches) * len(passes),
+        passes=len(batches) * sum(condition.passes for condition in passes),
         sequences=n_prompts * sequences(list(passes)),
         largest_batch=(largest.tokens.shape[0], largest.tokens.shape[1]),
         hooks=len(listened),

@@ -128,7 +128,8 @@ class Wanted:
                 left_out[analysis.name] = str(error)
                 continue
             n = sequences(conditions[analysis.name])
-            if analysis.name in self.optional and any(c.drives for c in conditions[analysis.name]):
+            driven = any(c.drives or c.arrangements for c in conditions[analysis.name])
+            if analysis.name in self.optional and driven:
                 left_out[analysis.name] = (
                     f"It drives the model, which takes {n} sequences for each prompt; ask for it by name."
                 )
@@ -204,7 +205,7 @@ def conditions_of(
     designed = analysis.design(facts, shortest).conditions
     named = [BASELINE_CONDITIONS[name] for name in BASELINE_CONDITIONS if name in analysis.baselines]
     wanted = [
-        dataclasses.replace(condition, drives=designed[0].drives)
+        dataclasses.replace(condition, drives=designed[0].drives, arrangements=designed[0].arrangements)
         for condition in named
         if condition.name in baselines
     ]

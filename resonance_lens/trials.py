@@ -10,7 +10,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from resonance_lens.batches import Tokenized, require_long_enough
+from resonance_lens.batches import Tokenized, front_tokens, require_long_enough
 from resonance_lens.contract import Accumulated, Analysis, Planted
 from resonance_lens.design import Condition
 from resonance_lens.driving import observe_under
@@ -25,6 +25,9 @@ from resonance_lens.result import Result
 from resonance_lens.signal import POSITION_AXES
 from resonance_lens.stats.streams import stream
 from resonance_lens.tasks import Task
+
+TOKENS_AT_ONCE = 8 * BATCH_TOKENS
+"""Of one driven pass: models and prompts are small here, and few passes cost less than many."""
 
 Rows = Sequence[Sequence[int]]
 """Token ids of prompts."""
@@ -126,9 +129,24 @@ class PlantedAdapter(Adapter):
         d_vocab = self.facts.d_vocab
         return [[int(i) for i in rng.integers(d_vocab, size=n)] for rng, n in zip(rngs, lengths, strict=True)]
 
+    def _rearranged(self, site: str, layer: int, batch: Batch) -> Tensor:
+        """Return what is planted of the prompts, and what is read where their tokens are arranged anew."""
+        values = self.planted.layers[layer][site][list(batch.prompts)]
+        if self.planted.read is None:
+            return values
+        given = self.tokens()
+        rows = zip(front_tokens(batch).tolist(), batch.lengths.tolist(), batch.prompts, strict=True)
+        for place, (ids, length, prompt) in enumerate(rows):
+            if ids[:length] == given[prompt]:
+                continue
+            read = self.planted.read(tuple(ids[:length]))[layer][site]
+            grown = [0, 0] * (read.ndim - 1) + [0, values.shape[1] - length]
+            values[place] = torch.nn.functional.pad(read, grown)
+        return values
+
     def _as_served(self, site: str, layer: int, batch: Batch) -> Tensor:
         """Return fresh values, with the padding on the side of the batch and nonsense in it."""
-        values = self.planted.layers[layer][site][list(batch.prompts)].to(self._device, self._dtype)
+        values = self._rearranged(site, layer, batch).to(self._device, self._dtype)
         width = batch.tokens.shape[1]
         dims = [dim for dim, axis in enumerate(SITE_AXES[site]) if axis in POSITION_AXES]
         for dim in dims:
@@ -179,7 +197,8 @@ def observe(
     """
     shortest = min(len(row) for row in rows)  # of the run, whichever of its prompts are taken up here
     condition, *others = analysis.design(adapter.facts, shortest).conditions
-    if others or condition != Condition(drives=condition.drives):
+    plain = Condition(drives=condition.drives, arrangements=condition.arrangements)
+    if others or condition != plain:
         raise AnalysisError(
             f"{analysis.name} runs its prompts under conditions of its own, which cannot be tried here."
         )
@@ -199,7 +218,7 @@ def observe(
             groups=dealt,
             seed=0,
             shortest=shortest,
-            budget=BATCH_TOKENS,
+            budget=TOKENS_AT_ONCE,
             task=_task(adapter),
         )
         pieces.append(observed[analysis.name])
@@ -364,10 +383,19 @@ def part_of(
         found = planted.respond(kept_layers[layer], added, tuple(kept_prompts[index] for index in those))
         return {place: found[at] for place, at in enumerate(kept_layers) if at in found}
 
+    def read(tokens: Sequence[int]) -> list[Mapping[str, Tensor]]:
+        assert planted.read is not None
+        found = planted.read(tokens)
+        return [
+            {site: _heads(site, values, heads) for site, values in found[layer].items()}
+            for layer in kept_layers
+        ]
+
     n_heads = facts.n_heads if heads is None else len(heads)
     return replace(
         planted,
         respond=None if planted.respond is None else respond,
+        read=None if planted.read is None else read,
         ov_alignment=None if planted.ov_alignment is None else aligned,
         tokens=None if planted.tokens is None else planted.tokens[kept_prompts],
         task=None if planted.task is None else planted.task.take(kept_prompts),
@@ -384,6 +412,14 @@ def part_of(
             sliding_windows=tuple(facts.sliding_windows[layer] for layer in kept_layers),
         ),
     )
+
+
+def _heads(site: str, values: Tensor, heads: Sequence[int] | None) -> Tensor:
+    """Return the values of one prompt with only some heads."""
+    axes = SITE_AXES[site][1:]
+    if heads is None or "head" not in axes:
+        return values
+    return values.index_select(axes.index("head"), torch.tensor(list(heads)))
 
 
 def _task(adapter: Adapter) -> Task | None:

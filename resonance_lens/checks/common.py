@@ -21,7 +21,7 @@ SEEDS = (0, 1, 2)
 SEEDED = ("_low", "_high", "_p", "_q", "_null", "_effect", "_effect_size")
 """Ends of the names of variables that may depend on the seed: bounds, tests, and nulls that are drawn."""
 
-DEALT = (*SEEDED, "_effect_group", "_specimen")
+DEALT = (*SEEDED, "_effect_group", "_specimen", "scope_drive", "scope_response")
 """Those that may depend on which prompts share a jackknife group, and on which prompt is the first."""
 
 STEEP = ("_p", "_q", "_effect_size", "_correlation_prompt")

@@ -126,7 +126,7 @@ def check_bad_activations(subject: Subject, host: Adapter | None = None) -> None
     source = planted(analysis)
     clean = measure(analysis, source)
     rng = np.random.default_rng(0)
-    for site, kind in product(analysis.sites, ("nan", "inf")):
+    for site, kind in product(analysis.observes, ("nan", "inf")):
         served = [layer for layer, sites in enumerate(source.layers) if site in sites]
         for place in range(POSITIONS):
             layer = int(rng.choice(served))

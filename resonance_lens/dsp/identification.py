@@ -85,7 +85,9 @@ class Gains:
         return self.coherent_power.sign() * self.coherent_power.abs().sqrt()
 
 
-def gains(total: Tensor, size: Tensor, power: Tensor, count: Tensor | int) -> Gains:
+def gains(
+    total: Tensor, size: Tensor, power: Tensor, count: Tensor | int, *, own: Tensor | None = None
+) -> Gains:
     """Return gains from sums over realisations, which can be added up as realisations come.
 
     Parameters
@@ -96,6 +98,9 @@ def gains(total: Tensor, size: Tensor, power: Tensor, count: Tensor | int) -> Ga
         ``[...]``: sums of the sizes ``norm(H_m)`` over features, and of their squares.
     count
         Realisations M, at least 1.
+    own
+        Sum of the squared sizes of what ``total`` is the sum of, where these are not the responses themselves
+        but estimates with more scatter (of noise: its spectrum is not the same in every draw).
 
     Notes
     -----
@@ -108,7 +113,7 @@ def gains(total: Tensor, size: Tensor, power: Tensor, count: Tensor | int) -> Ga
         raise RecordError("A gain needs at least one realisation.")
     together = total.abs().square().sum(-1)
     pairs = torch.where(n >= FEWEST_FOR_COHERENCE, n * (n - 1), torch.nan)
-    coherent = (together - power) / pairs
+    coherent = (together - (power if own is None else own)) / pairs
     mean_power = power / n
     silent = mean_power == 0
     coherence = torch.where(
@@ -201,6 +206,14 @@ class Orders:
     cubic: Tensor
 
 
+def order_weights() -> Tensor:
+    """Return ``[order, amplitude]``: what responses to e/2, e and 2e are weighted by to get the first three
+    orders of that to e, float64."""
+    equations = torch.tensor([[a, a**2, a**3] for a in (0.5, 1.0, 2.0)], dtype=torch.float64)
+    weights: Tensor = torch.linalg.inv(equations)
+    return weights
+
+
 def by_order(half: Tensor, whole: Tensor, double: Tensor) -> Orders:
     """Return the parts of responses to e/2, e and 2e that grow as the first three powers of e.
 
@@ -214,10 +227,7 @@ def by_order(half: Tensor, whole: Tensor, double: Tensor) -> Orders:
     Exact where the response is a polynomial of third degree in e without a constant: three equations for
     three parts. Higher orders fall to the parts of their own parity and below.
     """
-    equations = torch.tensor(
-        [[a, a**2, a**3] for a in (0.5, 1.0, 2.0)], dtype=torch.float64, device=whole.device
-    )
-    solved = torch.linalg.inv(equations).to(whole)
+    solved = order_weights().to(whole)
     stacked = torch.stack([half, whole, double])
     linear, quadratic, cubic = torch.einsum("oa,a...->o...", solved, stacked)
     return Orders(linear, quadratic, cubic)

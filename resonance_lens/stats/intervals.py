@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -75,6 +76,38 @@ def bootstrap_mean(
                     means = (weights @ filled[:, part]) / (weights @ known[:, part])
                 low[part], high[part] = quantile(means, [tail, 1 - tail], axis=0)
     return mean.reshape(shape), low.reshape(shape), high.reshape(shape)
+
+
+def crossed_bounds(by_prompt: Floats, without: Sequence[Floats]) -> tuple[Floats, Floats]:
+    """Return 95 % bounds of a mean over prompts and over draws that all prompts share.
+
+    Prompts and draws (directions of a drive) are crossed: each prompt has a value of every draw. The
+    variance is that of a mean over prompts plus that of a mean over draws, by leaving out one; the part that
+    is neither's is counted twice. Student's t, with Satterthwaite's degrees of freedom. Of one prompt or one
+    draw there is no variance, and the bounds are those of the other.
+
+    Parameters
+    ----------
+    by_prompt
+        What each prompt gives with all draws, ``[prompt, ...]``.
+    without
+        The same without one of the draws, each in turn; empty if there is only one.
+    """
+    mean = by_prompt.mean(0)
+    parts = []  # variances and their degrees of freedom
+    if (m := len(by_prompt)) > 1:
+        parts.append((by_prompt.var(0, ddof=1) / m, m - 1))
+    if (n := len(without)) > 1:
+        parts.append(((n - 1) * np.var([one.mean(0) for one in without], axis=0), n - 1))
+    if not parts:
+        return np.full_like(mean, np.nan), np.full_like(mean, np.nan)
+    variance = np.sum([each for each, _ in parts], axis=0)
+    with np.errstate(invalid="ignore"):  # where nothing varies at all
+        freedom = np.square(variance) / np.sum([np.square(each) / k for each, k in parts], axis=0)
+    width = np.where(variance > 0, stats.t.ppf(0.975, np.where(variance > 0, freedom, 1)), 0) * np.sqrt(
+        variance
+    )
+    return mean - width, mean + width
 
 
 def unit_interval(rows: NDArray[Any], unit: str, rng: np.random.Generator) -> tuple[Floats, Floats, Floats]:

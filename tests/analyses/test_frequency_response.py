@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,10 +15,14 @@ import xarray as xr
 import resonance_lens as rl
 from resonance_lens import testbed
 from resonance_lens.analyses.frequency_response import AMPLITUDES, FrequencyResponse
+from resonance_lens.contract import Planted
+from resonance_lens.directions import Directions
 from resonance_lens.driver import Driver
-from resonance_lens.errors import ParameterError, PromptError
+from resonance_lens.errors import ParameterError, PromptError, RecordError
 from resonance_lens.hooks import attach
-from resonance_lens.trials import result_of
+from resonance_lens.planting import attention_facts
+from resonance_lens.response_words import said_of_response
+from resonance_lens.trials import measure, result_of
 from tests.by_hand import as_first_row
 
 ROWS = [[1 + (5 * i + j * j) % 15 for j in range(84 - 4 * i)] for i in range(4)]
@@ -91,6 +97,7 @@ def test_numbers_are_those_of_passes_by_hand(model: Any, data: xr.Dataset, layer
     coherent = np.mean(pairs, axis=0)
     signed = np.sign(coherent.mean(0)) * np.sqrt(abs(coherent.mean(0)))
     np.testing.assert_allclose(here.gain, signed, atol=2e-4)
+    np.testing.assert_allclose(here.gain_floor, np.sqrt(power.mean((0, 1)) / m), rtol=1e-4)
     linear = by_orders(answers)
     total = sum(linear)
     np.testing.assert_allclose(here.nonlinear, 1 - linear[0] / total, atol=1e-4)
@@ -142,3 +149,185 @@ def test_smollm2_is_linear_for_small_waves_and_no_filter() -> None:
     slow, fast = last.gain_rms.sel(category="all").values[[0, -1]]
     assert slow > 1.3 * fast
     assert math.isfinite(float(last.nonlinear_doubled.sel(category="all")))
+
+
+# ------------------------------------------------------------------------ planted systems, every signal
+
+
+def system(
+    analysis: FrequencyResponse, answer: Callable[[torch.Tensor], torch.Tensor], lengths: tuple[int, ...]
+) -> xr.Dataset:
+    """The result of a planted system of one layer, whose response to what is added is known."""
+    facts = attention_facts(n_layers=1, n_heads=2, d_model=12)
+    shapes = {"head_out": (2, 12), "logits": (16,)}
+    rng = np.random.default_rng(0)
+    n, width = len(lengths), max(lengths)
+    sites = dict.fromkeys(("resid_pre", analysis.listen))
+    layer = {
+        site: torch.from_numpy(rng.standard_normal((n, width, *shapes.get(site, (12,))))) for site in sites
+    }
+
+    def respond(at: int, added: torch.Tensor, prompts: tuple[int, ...]) -> dict[int, dict[str, torch.Tensor]]:
+        return {0: {analysis.listen: answer(added)}}
+
+    planted = Planted([layer], torch.tensor(lengths), facts, lambda data: None, respond=respond)
+    data: xr.Dataset = measure(analysis, planted).isel(driven=0, layer=0)
+    return data
+
+
+def average(added: torch.Tensor) -> torch.Tensor:
+    """A moving average of three tokens, half as large."""
+    padded = torch.nn.functional.pad(added, (0, 0, 2, 0))
+    return (padded[:, 2:] + padded[:, 1:-1] + padded[:, :-2]) / 6
+
+
+PERIODIC = (64, 70, 66, 64)
+
+
+@pytest.mark.parametrize("signal", ["multisine", "tone", "chirp", "impulse", "noise"])
+def test_every_signal_finds_the_filter(signal: str) -> None:
+    analysis = FrequencyResponse(layer=0, signal=signal, directions=2, pulses=0, tones=7)
+    data = system(analysis, average, PERIODIC)
+    f = data.frequency.values
+    expected = abs(np.sin(3 * np.pi * f) / np.sin(np.pi * f)) / 6
+    # What went in before a record is heard is not known of noise, nor does it come round again.
+    close = 0.15 if signal == "noise" else 1e-6
+    for name in ("gain", "gain_mean"):
+        values = data[name] if name == "gain" else data[name].sel(category="all")
+        np.testing.assert_allclose(values, expected, atol=close)
+    if signal == "noise":
+        return
+    np.testing.assert_allclose(np.exp(1j * data.phase), np.exp(-2j * np.pi * f) * np.sign(
+        np.sin(3 * np.pi * f) / np.sin(np.pi * f)), atol=1e-6)  # fmt: skip
+    np.testing.assert_allclose(data.gain_rms.sel(category="all"), expected, atol=1e-6)
+    if signal == "impulse":
+        np.testing.assert_allclose(data.impulse[:4], [1 / 6, 1 / 6, 1 / 6, 0], atol=1e-6)
+    else:
+        assert float(data.time_invariant) == pytest.approx(1, abs=5e-3)
+        np.testing.assert_allclose(data.describing.sel(category="all"), [expected] * 3, atol=1e-6)
+
+
+def test_pulses_here_and_there_find_what_stays_the_same_everywhere() -> None:
+    analysis = FrequencyResponse(layer=0, signal="impulse", directions=1, pulses=9)
+    data = system(analysis, average, PERIODIC)
+    np.testing.assert_allclose(data.impulse[:4], [1 / 6, 1 / 6, 1 / 6, 0], atol=1e-6)
+    facts = attention_facts(n_layers=1, n_heads=2)
+    (condition,) = analysis.design(facts, 64).conditions
+    assert len(condition.drives[0]) == 9 and "harmonic" not in data and "nonlinear" not in data
+
+
+def test_a_third_harmonic_grows_as_the_square_and_moved_power_does_not() -> None:
+    """A cubic part has a third harmonic; a gain that turns along the tokens makes a second one of its own."""
+    analysis = FrequencyResponse(layer=0, signal="tone", directions=1, tones=1, epsilon=0.1)
+    cubic = system(analysis, lambda x: x + 0.05 * x**3, PERIODIC)
+    np.testing.assert_allclose(cubic.harmonic_growth.sel(order=3), 2, atol=0.1)
+    assert float(cubic.harmonic.sel(order=2).max()) < 1e-6 < float(cubic.harmonic.sel(order=3)[0])
+    assert float(cubic.nonlinear) > 1e-5
+    turning = 1 + 0.5 * torch.cos(2 * math.pi * torch.arange(70) / 16)[None, :, None]
+    moving = system(analysis, lambda x: x * turning[:, : x.shape[1]], PERIODIC)
+    assert float(moving.harmonic.sel(order=2).min()) > 0.2, "a quarter of the amplitude is moved to 2 f"
+    np.testing.assert_allclose(moving.harmonic_growth.sel(order=2), 0, atol=1e-6)
+    assert float(moving.nonlinear) < 1e-10 < float(moving.time_invariant) < 0.9
+
+
+def test_a_limiter_has_a_describing_function() -> None:
+    analysis = FrequencyResponse(layer=0, directions=2, epsilon=1.0)
+    limited = system(analysis, lambda x: x.clamp(-0.5, 0.5), PERIODIC)
+    gain = limited.describing.sel(category="all").mean("frequency").values
+    assert gain[0] > gain[1] > gain[2]
+    words = said_of_response(limited.expand_dims(driven=[0], layer=[0]))
+    assert "gain depends on amplitude beyond its interval at 1 of 1 layers" in words
+    straight = system(analysis, average, PERIODIC).expand_dims(driven=[0], layer=[0])
+    assert "no gain moves beyond its interval" in said_of_response(straight)
+
+
+def test_heads_are_heard_one_by_one_and_logits_in_sums_of_their_own() -> None:
+    heads = FrequencyResponse(layer=0, listen="head_out", directions=2)
+    gains_ = torch.tensor([0.5, 2.0])[:, None]
+    data = system(heads, lambda x: x[:, :, None] * gains_, PERIODIC)
+    assert data.gain.dims == ("head", "frequency")
+    np.testing.assert_allclose(data.gain.mean("frequency"), [0.5, 2], rtol=1e-5)
+    assert "gain_rms_untouched" not in data
+    logits = FrequencyResponse(layer=0, listen="logits", directions=2)
+    data = system(logits, lambda x: torch.nn.functional.pad(x, (0, 4)), PERIODIC)
+    np.testing.assert_allclose(data.gain_rms.sel(category="all"), 1, rtol=1e-5)
+    assert "phase" not in data, "a direction of the stream has no place among logits"
+
+
+def test_a_trace_is_kept_of_one_prompt() -> None:
+    data = system(FrequencyResponse(layer=0, directions=2), average, PERIODIC)
+    sent = data.scope_drive.values
+    assert not sent[0] and math.isclose((sent[-32:] ** 2).mean(), 1, rel_tol=0.2)
+    expected = np.convolve(sent, np.ones(3) / 6)[: len(sent)]
+    np.testing.assert_allclose(data.scope_response, expected, atol=1e-6)
+
+
+# -------------------------------------------------------------------------------------- on real models
+
+
+@pytest.mark.parametrize("listen", ["head_out", "logits"])
+def test_other_places_are_those_of_passes_by_hand(model: Any, listen: str) -> None:
+    """One prompt, one direction: the root mean square gain at a line, from two passes."""
+    analysis = FrequencyResponse(directions=1, layer=0, listen=listen)
+    got = result_of(analysis, attach(model), ROWS[:1]).data.isel(layer=-1, driven=0)
+    (condition,) = analysis.design(attach(model).facts, len(ROWS[0])).conditions
+    drive = condition.drives[0][1]
+    ids, timing = torch.tensor([ROWS[0]]), drive.timing
+    seen: list[np.ndarray] = []
+    entered: list[np.ndarray] = []
+    model.set_use_attn_result(True)
+    for hooks in ([], Driver(drive, 0).hooks(model)):
+        with torch.no_grad():
+            logits = model.run_with_hooks(
+                ids,
+                fwd_hooks=[
+                    ("blocks.0.hook_resid_pre", lambda v, hook: entered.append(v[0].double().numpy().copy())),
+                    *hooks,
+                    ("blocks.1.attn.hook_result", lambda v, hook: seen.append(v[0].double().numpy().copy())),
+                ],
+            )
+        if listen == "logits":
+            seen[-1] = logits[0].double().numpy()[:, None]
+    model.set_use_attn_result(False)
+    norms = np.linalg.norm(entered[0], axis=-1)[1:]
+    change = (seen[1] - seen[0])[timing.window] / np.sort(norms)[(len(norms) - 1) // 2] / analysis.epsilon
+    bins = [line * timing.periods for line in timing.lines]
+    h = np.fft.rfft(change, axis=0)[bins] / np.fft.rfft(drive.signal(0, 0)[timing.window])[bins, None, None]
+    expected = np.sqrt((abs(h) ** 2).sum(-1)).T  # [head, line]
+    values = got.gain_rms.sel(category="all").values
+    np.testing.assert_allclose(
+        values, expected if listen == "head_out" else expected[0], rtol=2e-3, atol=1e-5
+    )
+
+
+def test_given_directions_are_driven_and_recorded(model: Any, tmp_path: Path) -> None:
+    adapter = attach(model)
+    d_model = adapter.facts.d_model
+    vectors = Directions.of(np.random.default_rng(0).standard_normal((2, d_model)), ["one", "two"])
+    vectors.save(tmp_path / "two.npz")
+    one = result_of(FrequencyResponse(vectors=vectors, layer=1), adapter, ROWS)  # type: ignore[arg-type]
+    again = result_of(FrequencyResponse(vectors=str(tmp_path / "two.npz"), layer=1), adapter, ROWS)
+    assert one.provenance["parameters"]["vectors"] == f"one, two (sha256 {vectors.digest})"
+    xr.testing.assert_identical(one.data, again.data)
+    assert one.data.directions == 2
+    with pytest.raises(
+        ParameterError, match=f"3 numbers each, and the residual stream .* {d_model} dimensions"
+    ):
+        result_of(FrequencyResponse(vectors=[[1.0, 0, 0]]), adapter, ROWS)  # type: ignore[arg-type]
+
+
+def test_places_that_hear_nothing_are_refused(model: Any) -> None:
+    with pytest.raises(
+        ParameterError, match="'resid_pre' of layer 1 is not heard at 'resid_pre' of any layer"
+    ):
+        result_of(FrequencyResponse(layer=1, listen="resid_pre"), attach(model), ROWS)
+    with pytest.raises(RecordError, match="too short to drive with a period of 64"):
+        FrequencyResponse(period=64).timing(100)
+
+
+def test_a_model_that_sees_what_comes_is_said_to() -> None:
+    data = system(FrequencyResponse(layer=0, directions=1), lambda x: x.roll(-1, dims=1), PERIODIC)
+    assert float(data.before_onset) > 0
+    whole = data.expand_dims(driven=[0], layer=[0])
+    assert "Something is heard before the drive begins" in said_of_response(whole)
+    assert "causality does not hold" in said_of_response(whole)

@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats as scipy_stats
 
-from resonance_lens.stats.intervals import bootstrap_mean, unit_interval
+from resonance_lens.stats.intervals import bootstrap_mean, crossed_bounds, unit_interval
 
 Draw = Callable[[np.random.Generator, tuple[int, ...]], NDArray[np.float64]]
 
@@ -141,3 +141,32 @@ def test_prompts_are_resampled() -> None:
         strict=True,
     ):
         np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize(("of_prompts", "of_draws"), [(1.0, 1.0), (0.2, 2.0), (2.0, 0.2), (0.0, 1.0)])
+def test_bounds_over_prompts_and_draws_hold_the_mean_of_both(of_prompts: float, of_draws: float) -> None:
+    """The mean that is looked for is that of all prompts and all draws; over prompts alone it is missed."""
+    rng = np.random.default_rng(3)
+    n_prompts, n_draws, trials = 8, 5, 2000
+    values = (
+        of_prompts * rng.normal(size=(n_prompts, 1, trials))
+        + of_draws * rng.normal(size=(1, n_draws, trials))
+        + 0.3 * rng.normal(size=(n_prompts, n_draws, trials))
+    )
+    without = [np.delete(values, i, axis=1).mean(1) for i in range(n_draws)]
+    low, high = crossed_bounds(values.mean(1), without)
+    held = float(((low <= 0) & (0 <= high)).mean())
+    assert 0.93 <= held <= 0.995
+    if of_draws >= 1:
+        _, low, high = bootstrap_mean(values.mean(1), rng, n_resamples=199)
+        assert float(((low <= 0) & (0 <= high)).mean()) < held - 0.1
+
+
+def test_bounds_over_prompts_alone_are_students() -> None:
+    rows = np.random.default_rng(4).normal(size=(6, 3))
+    low, high = crossed_bounds(rows, [rows])
+    for column in range(3):
+        expected = scipy_stats.ttest_1samp(rows[:, column], 0).confidence_interval()
+        np.testing.assert_allclose([low[column], high[column]], expected, rtol=1e-10)
+    low, high = crossed_bounds(np.ones((6, 1)), [np.ones((6, 1))] * 3)
+    assert low.item() == high.item() == 1
