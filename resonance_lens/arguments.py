@@ -52,6 +52,16 @@ PATCHING = """targets:
 """
 
 
+CARRYING = """where it is held:
+  heads                  every head, attention and MLP from --layer on, one at a time (default)
+  layers                 the attention and MLP of each layer; none: only what is held in all layers at once
+  L5H3,mlp_out:L5        places by name
+
+  resonance-lens carriers smollm2-135m --prompts prose.jsonl --layer 15 --plan
+  resonance-lens carriers smollm2-135m --prompts prose.jsonl --layer 15 --baselines random_weights --out waves
+"""
+
+
 class UsageError(ResonanceLensError):
     """The command line itself is wrong."""
 
@@ -185,6 +195,10 @@ def make_parser() -> tuple[Parser, dict[str, Parser]]:
         add("patch", "Change places inside a model and say what that does to its answers", epilog=PATCHING)
     )
 
+    _add_carriers(
+        add("carriers", "Drive a model with waves and say which heads and layers carry them", epilog=CARRYING)
+    )
+
     sub = add("check-model", "Prove that the sites of a model are read as they should be")
     sub.add_argument("model", metavar="MODEL", help="name or folder")
     _add_model_options(sub)
@@ -255,6 +269,58 @@ def _add_patch(sub: Parser) -> None:
     sub.add_argument(
         "--model", metavar="MODEL", help="the model, where that of the run cannot be loaded by its name"
     )
+    _add_model_options(sub)
+
+
+def _add_carriers(sub: Parser) -> None:
+    sub.add_argument("model", metavar="MODEL", help="name or folder; see `resonance-lens models`")
+    sub.add_argument("--prompts", metavar="FILE", help="a .jsonl or .txt file, or demo for the shipped set")
+    sub.add_argument("--layer", type=int, metavar="N", help="layer before which waves enter")
+    sub.add_argument("--heard", type=int, metavar="N", help="layer that is heard (default: the last one)")
+    sub.add_argument("--targets", metavar="WHICH", default="heads", help="what is held (default heads)")
+    sub.add_argument(
+        "--interventions",
+        metavar="A,B",
+        help="what is held in all layers at once: attention_held, values_held, mlp_held, heads_held, "
+        "patterns_alone, heads_kernels, kernel_chain, uniform_chain (default: all that the model can make)",
+    )
+    sub.add_argument(
+        "--ablate", metavar="PLACES", help="places that are ablated together, driven and undriven: L5H3,L7H1"
+    )
+    sub.add_argument("--ablation", metavar="NAME", help="zero_ablate (default) or mean_ablate")
+    sub.add_argument(
+        "--kernels",
+        metavar="RUN_DIR",
+        help="folder of a run with attention_filter on other prompts (default: the other half of these)",
+    )
+    sub.add_argument("--epsilon", type=float, metavar="X", help="amplitude in median norms (default 0.03)")
+    sub.add_argument("--directions", type=int, metavar="N", help="random directions to drive in (default 2)")
+    sub.add_argument("--period", type=int, metavar="N", help="tokens of the longest wave (default: as fits)")
+    sub.add_argument(
+        "--baselines",
+        metavar="NAME",
+        help="random_weights: a twin of the model whose weights are drawn anew, which costs as much again; "
+        "or none (default)",
+    )
+    sub.add_argument(
+        "--out",
+        metavar="DIR",
+        help="folder for the result; a call that was stopped resumes if it is given again with the same "
+        "folder (default: a new folder ./MODEL-carriers-YYYYMMDD-HHMMSS)",
+    )
+    sub.add_argument("--seed", type=int, metavar="N", help="of everything random (default 0)")
+    sub.add_argument(
+        "--batch-tokens",
+        type=int,
+        metavar="N",
+        help="tokens of one pass: lower it if memory runs out (default 2048)",
+    )
+    sub.add_argument(
+        "--prepend-bos",
+        action=argparse.BooleanOptionalAction,
+        help="put a beginning-of-sequence token before each text (default: as the model is used to)",
+    )
+    sub.add_argument("--plan", action="store_true", help="say passes, disk and files, and measure nothing")
     _add_model_options(sub)
 
 

@@ -143,6 +143,31 @@ def _patch(told: PatchSettings, arguments: argparse.Namespace, argv: Sequence[st
     return patch_listings.result_data(result, told.out), patch_listings.result_text(result, told.out)
 
 
+def carriers_command(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
+    """Drive a model and say which heads and layers carry waves, or say what that would cost."""
+    from resonance_lens import carriers_settings, listings
+    from resonance_lens.runs import Run
+
+    told = carriers_settings.from_arguments(arguments)
+    progress = not arguments.quiet
+    with _quiet_libraries(arguments.verbose):
+        from resonance_lens import models
+        from resonance_lens.carrying.carriers import carriers
+        from resonance_lens.carrying.planning import plan
+
+        prompts = told.read_prompts()
+        model = models.load_model(told.model, device=told.device, dtype=told.dtype, progress=progress)
+        if arguments.plan:
+            planned = plan(model, prompts, **told.arguments())
+        else:
+            with _folder(told.out, argv, named=told.named, quiet=arguments.quiet, kept="settings.json"):
+                carriers(model, prompts, **told.arguments(), progress=progress)
+    if arguments.plan:
+        return _print(arguments, planned.as_dict(), str(planned))
+    run = Run.load(told.out)
+    return _print(arguments, listings.run_data(run, told.out), listings.run_text(run, told.out))
+
+
 def report_command(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
     """Write the page of a run."""
     from resonance_lens.runs import Run
@@ -211,6 +236,7 @@ COMMANDS = {
     "models": models_command,
     "run": run_command,
     "patch": patch_command,
+    "carriers": carriers_command,
     "report": report_command,
     "compare": compare_command,
     "check-model": check_model_command,

@@ -155,7 +155,7 @@ def results(folder: Path) -> dict[str, xr.Dataset]:
 def test_help_says_every_command_and_what_exit_codes_mean(cli: Run) -> None:
     outcome = cli("--help")
     assert outcome.code == 0 and outcome.err == ""
-    for command in ("list", "models", "run", "report", "compare", "patch", "check-model"):
+    for command in ("list", "models", "run", "report", "compare", "patch", "carriers", "check-model"):
         assert f"    {command}" in outcome.out
         assert cli(command, "--help").code == 0
     codes = [int(line.split()[0]) for line in outcome.out.partition("exit codes:")[2].strip().splitlines()]
@@ -777,8 +777,8 @@ FILES: dict[str, str | bytes] = {
 }
 
 WRONG = {
-    "": "Name a command: list, models, run, report, compare, patch, check-model; see `resonance-lens "
-    "--help`.",
+    "": "Name a command: list, models, run, report, compare, patch, carriers, check-model; see "
+    "`resonance-lens --help`.",
     "lst": "There is no command 'lst'. .* Did you mean 'list'?",
     "run --prompt x": "run takes no option '--prompt'. Did you mean '--prompts'?",
     "models --jsn": "models takes no option '--jsn'. Did you mean '--json'?",
