@@ -84,21 +84,23 @@ def test_wheel_holds_every_file(tmp_path: Path) -> None:
 # folder of modules alike. A new one is added here first, where it belongs.
 ORDER = (
     ("__version__", "errors", "files", "prompts", "tasks", "pairs", "data"),
-    ("signal", "facts", "token_counts"),
+    ("signal", "facts", "token_counts", "text_labels", "word_lists"),
     ("dsp", "nn"),
     ("stats",),
-    ("features", "result", "runs", "comparison", "design"),
+    ("features", "result", "runs", "comparison", "arrangement", "rhythms", "directions", "design"),
+    ("response_views", "response_words"),
     ("contract", "registry", "plugins"),
     ("labels", "planting", "worlds", "claims", "counts", "methods", "calibration"),
     ("hooks", "analyses"),
     # The engine's parts.
     ("batches", "observing", "driving", "partial", "preparing", "plan", "provenance", "exhibits"),
     ("engine", "testbed", "models", "bundled", "loading"),
-    ("patching", "driver", "probing", "views"),
+    ("patching", "carrying", "driver", "direction_finding", "probing", "views"),
     # Views of an analysis are checked by making them.
     ("trials", "calibrating", "validating", "checks", "testing"),
     ("__init__",),
-    ("arguments", "settings", "listings", "patch_settings", "patch_listings"),  # the command line's parts
+    # The command line's parts.
+    ("arguments", "settings", "listings", "patch_settings", "patch_listings", "carriers_settings"),
     ("cli", "__main__"),
 )
 ROW = {unit: row for row, units in enumerate(ORDER) for unit in units}
