@@ -95,7 +95,7 @@ class NaturalDrives(Analysis):
     name: ClassVar[str] = "natural_drives"
     title: ClassVar[str] = "Response to prompts that are periodic, and how long a period is followed"
     version: ClassVar[str] = "1"
-    sites: ClassVar[tuple[str, ...]] = (INPUT, *SITES)
+    sites: ClassVar[tuple[str, ...]] = ("resid_pre", "resid_post", "attn_out")
     needs: ClassVar[tuple[str, ...]] = ("forward",)
     evidence: ClassVar[Evidence] = "measured"
     baselines: ClassVar[tuple[str, ...]] = ("reordered_blocks", "text_itself", "random_weights")

@@ -16,6 +16,8 @@ from resonance_lens.trials import result_of
 from tests.models import hosts
 
 NAMES = [circuit.name for circuit in testbed.list_circuits()]
+DRIVEN = ("delay_chain", "alternating", "limiter")
+"""Circuits that are made for their answer to a wave; their attention is that of others."""
 
 
 @pytest.mark.host
@@ -42,7 +44,7 @@ def test_what_is_planted_is_found_and_nothing_else_over_twenty_seeds() -> None:
     proportions: list[float] = []
     missed: list[tuple[Any, ...]] = []
     wrong: dict[tuple[str, ...], list[bool]] = {}
-    for name in NAMES:
+    for name in (name for name in NAMES if name not in DRIVEN):
         circuit = testbed.load_circuit(name)
         adapter = attach(circuit.model())
         for seed in range(20):
