@@ -7,6 +7,9 @@ from resonance_lens.nn.fourier import FourierHead as FourierHead
 from resonance_lens.nn.fourier import smoothness as smoothness
 from resonance_lens.nn.kuramoto import kuramoto_phases as kuramoto_phases
 from resonance_lens.nn.linear import LinearHead as LinearHead
+from resonance_lens.nn.locking import Locking as Locking
+from resonance_lens.nn.locking import locking as locking
 from resonance_lens.nn.oscillators import OscillatorBank as OscillatorBank
 from resonance_lens.nn.oscillators import Synchrony as Synchrony
 from resonance_lens.nn.spectral import SpectralFilter as SpectralFilter
+from resonance_lens.nn.tuning import Rhythm as Rhythm

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from resonance_lens.errors import ParameterError, wrong_parameter
-from resonance_lens.nn.cards import CardModule, drawn, real_tokens, require, seeded
+from resonance_lens.nn.cards import CardModule, drawn, last_token, real_tokens, require, seeded
 from resonance_lens.nn.kuramoto import pull
+from resonance_lens.nn.tuning import Rhythm, discriminant, require_classes, rhythms
 
 Update = Literal["kuramoto", "akorn"]
 
@@ -70,7 +71,7 @@ class OscillatorBank(CardModule):
         its own. 2 for ``kuramoto``.
     fmin, fmax
         Natural frequencies at the start, in cycles per token, evenly from one to the other:
-        ``0 < fmin < fmax < 0.5``. They are learned, and stay between 0 and 0.5.
+        ``0 < fmin < fmax < 0.5``; where `tune` looks. They are learned, and stay between 0 and 0.5.
     window
         Time constant in tokens of the averages that are read out, above 0: ``exp(-lag / window)``. A
         resonance is about ``1 / (pi window)`` cycles per token wide.
@@ -205,6 +206,69 @@ class OscillatorBank(CardModule):
             order=torch.where(real[..., 0], order, 0.0),
             rates=advance.sum(1).angle() / (2 * math.pi),
         )
+
+    @torch.no_grad()
+    def tune(self, x: Tensor, labels: Tensor, lengths: Tensor | None = None) -> tuple[Rhythm, ...]:
+        """Set frequencies, drives and read-out from labelled records. Give it training records only.
+
+        A gradient does not find a rhythm: its landscape is flat but for ``1 / T`` cycles per token round it,
+        and direction and frequency are unknown together. This looks at all frequencies between ``fmin`` and
+        ``fmax`` instead. Couplings and strengths stay. Training by gradient can follow.
+
+        Parameters
+        ----------
+        x
+            Features ``[batch, token, in_features]``, standardised; more records than features.
+        labels
+            Class of each record, integers ``[batch]`` from 0 to ``n_outputs - 1``; 0 and 1 for one output.
+        lengths
+            As of `synchrony`; 4 tokens or more each.
+
+        Returns
+        -------
+        tuple of Rhythm
+            The clearest first: number ``k`` went to oscillator ``k % n_oscillators``, plane ``k //
+            n_oscillators``. When records cannot tell so many apart, the other planes stay as they were.
+
+        Raises
+        ------
+        ParameterError
+            If a class has fewer than two records, or a record fewer than four tokens.
+
+        Notes
+        -----
+        Rhythms are those of `resonance_lens.nn.tuning.rhythms`. A drive is the signal in the rhythm's
+        direction at a root mean square of 1. The read-out is Fisher's linear discriminant of the features at
+        the last token.
+        """
+        real = real_tokens(x, lengths)
+        n_real = real.sum((1, 2))
+        n_classes = max(self.n_outputs, 2)
+        require_classes("OscillatorBank.tune", labels, len(x), n_classes)
+        if int(n_real.min()) < 4:
+            shortest = int(n_real.min())
+            raise ParameterError(
+                wrong_parameter("OscillatorBank.tune", "lengths", "4 tokens or more each", shortest)
+            )
+        labels = labels.to(x.device)
+        # Frequencies are placed more finely than single precision can tell powers apart.
+        known = torch.where(real, x, 0.0).double()
+        found = rhythms(known, n_real, labels, self.fmin, self.fmax, self.n_oscillators * self.n_planes)
+        for k, rhythm in enumerate(found):
+            plane, oscillator = divmod(k, self.n_oscillators)
+            signal = known.to(rhythm.direction.dtype) @ rhythm.direction.conj()
+            weights = rhythm.direction.conj() / (signal.abs().square().sum() / real.sum()).sqrt()
+            self.drive[oscillator, plane] = weights.real.to(self.drive.dtype)
+            self.drive[oscillator, self.n_planes + plane] = weights.imag.to(self.drive.dtype)
+            wanted = math.log(2 * rhythm.frequency / (1 - 2 * rhythm.frequency))
+            self.frequency_shift[oscillator, plane] = self.window * (wanted - self.start[oscillator, plane])
+        features = last_token(self.synchrony(x, lengths).features, lengths)
+        weight, bias = discriminant(features.double(), labels, n_classes)
+        if self.n_outputs == 1:
+            weight, bias = weight[1:] - weight[:1], bias[1:] - bias[:1]
+        self.weight.copy_(weight)
+        self.bias.copy_(bias)
+        return tuple(found)
 
     def _drive(self, x: Tensor) -> Tensor:
         """Return drives ``[batch, token, oscillator, plane]``, complex, of norm below 1 over planes."""
