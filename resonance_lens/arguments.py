@@ -62,6 +62,15 @@ CARRYING = """where it is held:
 """
 
 
+PROBING = """what is read, from where, in which band, by what is listed by `resonance-lens probe --list`:
+
+  resonance-lens probe smollm2-135m --prompts corpus --label word_class --plan
+  resonance-lens probe smollm2-135m --prompts corpus --label word_class --layers 0,10,20,29 --out words
+  resonance-lens probe smollm2-135m --prompts mine.jsonl --labels-file spans.csv --bands all,low,0.1-0.25 \\
+      --probes linear,spectral_filter --baselines random_weights --out spans
+"""
+
+
 class UsageError(ResonanceLensError):
     """The command line itself is wrong."""
 
@@ -199,6 +208,14 @@ def make_parser() -> tuple[Parser, dict[str, Parser]]:
         add("carriers", "Drive a model with waves and say which heads and layers carry them", epilog=CARRYING)
     )
 
+    _add_probe(
+        add(
+            "probe",
+            "Learn to read a label from activations, by band and layer, and what that is worth",
+            epilog=PROBING,
+        )
+    )
+
     sub = add("check-model", "Prove that the sites of a model are read as they should be")
     sub.add_argument("model", metavar="MODEL", help="name or folder")
     _add_model_options(sub)
@@ -321,6 +338,70 @@ def _add_carriers(sub: Parser) -> None:
         help="put a beginning-of-sequence token before each text (default: as the model is used to)",
     )
     sub.add_argument("--plan", action="store_true", help="say passes, disk and files, and measure nothing")
+    _add_model_options(sub)
+
+
+def _add_probe(sub: Parser) -> None:
+    sub.add_argument("model", metavar="MODEL", nargs="?", help="name or folder; see `resonance-lens models`")
+    sub.add_argument("--list", action="store_true", help="list labels, bands and probes")
+    sub.add_argument(
+        "--prompts",
+        metavar="FILE",
+        help="documents: a .jsonl or .txt file, corpus for the shipped one (200,000 tokens), or demo",
+    )
+    sub.add_argument("--label", metavar="NAME", help="what is read (default word_class)")
+    sub.add_argument(
+        "--labels-file",
+        metavar="FILE",
+        help="labels of your own instead: a CSV file, or the folder of a dataset, with the columns document, "
+        "start, end (characters) and label or value",
+    )
+    sub.add_argument("--site", metavar="NAME", help="what it is read from (default resid_post)")
+    sub.add_argument("--layers", metavar="A,B-C", help="numbers and ranges, or all (default)")
+    sub.add_argument("--bands", metavar="A,B", help="bands along tokens (default all and Prism's five)")
+    sub.add_argument("--method", metavar="NAME", help="what makes bands: dct (default), wavelet or causal")
+    sub.add_argument("--probes", metavar="A,B", help="what reads it (default linear)")
+    sub.add_argument(
+        "--window", type=int, metavar="N", help="tokens that the model sees at a time (default 256)"
+    )
+    sub.add_argument("--n-shuffles", type=int, metavar="N", help="how often labels are shuffled (default 3)")
+    sub.add_argument(
+        "--baselines",
+        metavar="NAME",
+        help="random_weights: a twin of the model whose weights are drawn anew, which costs as much again; "
+        "or none (default); shuffled labels, a control task and random features are always there",
+    )
+    sub.add_argument(
+        "--features",
+        metavar="DIR",
+        help="folder for the activations, which stay there for other labels (default: removed at the end)",
+    )
+    sub.add_argument(
+        "--features-dtype", metavar="NAME", help="how they are stored: float16 (default) or float32"
+    )
+    sub.add_argument(
+        "--out",
+        metavar="DIR",
+        help="folder for the result and the learned probes; a call that was stopped resumes if it is given "
+        "again with the same folder (default: a new folder ./MODEL-probe-YYYYMMDD-HHMMSS)",
+    )
+    sub.add_argument("--seed", type=int, metavar="N", help="of everything random (default 0)")
+    sub.add_argument(
+        "--batch-tokens",
+        type=int,
+        metavar="N",
+        help="tokens of one pass, padding included: lower it if memory runs out (default 2048)",
+    )
+    sub.add_argument(
+        "--prepend-bos",
+        action=argparse.BooleanOptionalAction,
+        help="put a beginning-of-sequence token before each window (default: as the model is used to)",
+    )
+    sub.add_argument(
+        "--plan",
+        action="store_true",
+        help="say documents, tokens, passes, places, disk, memory and files, and measure nothing",
+    )
     _add_model_options(sub)
 
 

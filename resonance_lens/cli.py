@@ -168,6 +168,32 @@ def carriers_command(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
     return _print(arguments, listings.run_data(run, told.out), listings.run_text(run, told.out))
 
 
+def probe_command(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
+    """Learn to read a label from activations, or say what that would cost."""
+    from resonance_lens import listings, probe_listings
+
+    if arguments.list:
+        return _print(arguments, probe_listings.choices_data(), probe_listings.choices_text())
+    with _quiet_libraries(arguments.verbose):
+        from resonance_lens import models, probe_settings
+        from resonance_lens.probing.probe import plan, probe
+        from resonance_lens.runs import Run
+
+        told = probe_settings.from_arguments(arguments)
+        progress = not arguments.quiet
+        documents = told.read_documents()
+        model = models.load_model(told.model, device=told.device, dtype=told.dtype, progress=progress)
+        if arguments.plan:
+            planned = plan(model, documents, told.label, **told.options)
+        else:
+            with _folder(told.out, argv, named=told.named, quiet=arguments.quiet, kept="settings.json"):
+                probe(model, documents, told.label, **told.options, progress=progress)
+    if arguments.plan:
+        return _print(arguments, planned.as_dict(), str(planned))
+    run = Run.load(told.out)
+    return _print(arguments, listings.run_data(run, told.out), listings.run_text(run, told.out))
+
+
 def report_command(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
     """Write the page of a run."""
     from resonance_lens.runs import Run
@@ -237,6 +263,7 @@ COMMANDS = {
     "run": run_command,
     "patch": patch_command,
     "carriers": carriers_command,
+    "probe": probe_command,
     "report": report_command,
     "compare": compare_command,
     "check-model": check_model_command,

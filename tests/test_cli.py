@@ -37,7 +37,17 @@ ROOT = Path(rl.__file__).resolve().parents[1]
 WORDS = ["<s>", "<unk>", "the", "cat", "sat", "on", "mat", "dog", "ran", "off"]
 # For what runs in a process of its own: on a busy machine threads wait for each other, ten times as long.
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
-HEAVY = {"torch", "transformer_lens", "transformers", "xarray", "matplotlib", "scipy", "numpy", "pandas"}
+HEAVY = {
+    "torch",
+    "transformer_lens",
+    "transformers",
+    "xarray",
+    "matplotlib",
+    "scipy",
+    "numpy",
+    "pandas",
+    "sklearn",
+}
 
 
 class Outcome(NamedTuple):
@@ -155,7 +165,17 @@ def results(folder: Path) -> dict[str, xr.Dataset]:
 def test_help_says_every_command_and_what_exit_codes_mean(cli: Run) -> None:
     outcome = cli("--help")
     assert outcome.code == 0 and outcome.err == ""
-    for command in ("list", "models", "run", "report", "compare", "patch", "carriers", "check-model"):
+    for command in (
+        "list",
+        "models",
+        "run",
+        "report",
+        "compare",
+        "patch",
+        "carriers",
+        "probe",
+        "check-model",
+    ):
         assert f"    {command}" in outcome.out
         assert cli(command, "--help").code == 0
     codes = [int(line.split()[0]) for line in outcome.out.partition("exit codes:")[2].strip().splitlines()]
@@ -237,7 +257,15 @@ def test_models(cli: Run) -> None:
 
 @pytest.mark.parametrize(
     "argv",
-    [["models"], ["list", "--json"], ["run", "--help"], ["patch", "--help"], ["run", "--prompt", "x"]],
+    [
+        ["models"],
+        ["list", "--json"],
+        ["run", "--help"],
+        ["patch", "--help"],
+        ["run", "--prompt", "x"],
+        ["probe", "--help"],
+        ["probe", "--list"],
+    ],
 )
 def test_light_commands_load_nothing_heavy(argv: list[str]) -> None:
     code = (
@@ -777,7 +805,7 @@ FILES: dict[str, str | bytes] = {
 }
 
 WRONG = {
-    "": "Name a command: list, models, run, report, compare, patch, carriers, check-model; see "
+    "": "Name a command: list, models, run, report, compare, patch, carriers, probe, check-model; see "
     "`resonance-lens --help`.",
     "lst": "There is no command 'lst'. .* Did you mean 'list'?",
     "run --prompt x": "run takes no option '--prompt'. Did you mean '--prompts'?",

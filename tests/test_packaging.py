@@ -100,7 +100,16 @@ ORDER = (
     ("trials", "calibrating", "validating", "checks", "testing"),
     ("__init__",),
     # The command line's parts.
-    ("arguments", "settings", "listings", "patch_settings", "patch_listings", "carriers_settings"),
+    (
+        "arguments",
+        "settings",
+        "listings",
+        "patch_settings",
+        "patch_listings",
+        "carriers_settings",
+        "probe_settings",
+        "probe_listings",
+    ),
     ("cli", "__main__"),
 )
 ROW = {unit: row for row, units in enumerate(ORDER) for unit in units}

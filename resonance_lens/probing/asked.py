@@ -13,16 +13,16 @@ import numpy as np
 
 from resonance_lens import provenance
 from resonance_lens.batches import Tokenized
-from resonance_lens.dsp.cosine import PRISM_BANDS
 from resonance_lens.errors import ModelError, ParameterError, PromptError, unknown, wrong_parameter
 from resonance_lens.hooks import ModelAdapter, attach
 from resonance_lens.probing.controls import labellings
 from resonance_lens.probing.documents import PARTS, make_documents, split
-from resonance_lens.probing.examples import ALL, require_band
+from resonance_lens.probing.examples import require_band
 from resonance_lens.probing.labels import make_labels
 from resonance_lens.probing.learned import fourier_head, linear_softmax, oscillator_bank, spectral_filter
 from resonance_lens.probing.linear import Linear, Logistic
 from resonance_lens.probing.material import Material
+from resonance_lens.probing.names import ALL, BAND_MEANINGS
 from resonance_lens.probing.protocol import Probe
 from resonance_lens.probing.sparse import Sparse
 from resonance_lens.probing.store import width_of
@@ -40,7 +40,7 @@ PROBES: Mapping[str, Callable[[], Probe]] = {
 }
 """Probes by name, with their usual settings."""
 
-BANDS = (ALL, *(band.name for band in PRISM_BANDS))
+BANDS = tuple(BAND_MEANINGS)
 """Bands that are probed unless the user says otherwise: everything, then Prism's, low to high."""
 
 RANDOM_WEIGHTS = "random_weights"

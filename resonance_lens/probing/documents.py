@@ -262,8 +262,9 @@ def _shares(shares: Sequence[float]) -> NDArray[np.float64]:
 
 
 def _part_of(rank: int, n: int, share: NDArray[np.float64]) -> int:
-    """Return the part of the document of a rank, so that each part has one as soon as there are three."""
-    counts = np.maximum(np.floor(share * n).astype(int), 1 if n >= len(PARTS) else 0)
+    """Return the part of the document of a rank: each part has one as soon as there are three, two of six."""
+    least = min(n // len(PARTS), FEWEST // len(PARTS))  # one test document has no interval
+    counts = np.maximum(np.floor(share * n).astype(int), least)
     # Test and validation first: what is over is for training.
     test, validation = int(counts[2]), int(counts[1])
     return 2 if rank < test else 1 if rank < test + validation else 0

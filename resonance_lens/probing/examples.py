@@ -12,11 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from resonance_lens.errors import ParameterError, RecordError
-from resonance_lens.patching.operations.bands import band_matrix
+from resonance_lens.patching.operations.bands import METHODS, band_matrix, frequency_bands, wavelet_scales
+from resonance_lens.probing.names import ALL
 from resonance_lens.text_labels import Kind
-
-ALL = "all"
-"""The band that is no band: features as they are."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,12 +91,12 @@ def require_band(band: str, method: str, lengths: Any) -> None:
     RecordError
         If a window is too short for it.
     """
-    from resonance_lens.patching.operations.bands import METHODS
-
     if method not in METHODS:
         raise ParameterError(f"Bands are made by {', '.join(METHODS)}; got {method!r}.")
     if band == "none":
         raise ParameterError("The band 'none' has nothing in it to read; choose another.")
+    if band != ALL:
+        (wavelet_scales if method == "wavelet" else frequency_bands)(band)  # whatever the lengths
     for n in sorted({int(length) for length in lengths}):
         try:
             band_matrix(band, method, n)

@@ -14,15 +14,10 @@ from numpy.typing import NDArray
 
 from resonance_lens.errors import ParameterError, PromptError, nearest, unknown
 from resonance_lens.probing.documents import Documents
+from resonance_lens.probing.names import NEXT, POSITION, label_names
 from resonance_lens.text_labels import RULES, Kind, Level, Rule, Text, Values
 
 Floats = NDArray[np.float64]
-
-NEXT = "next_"
-"""In front of the name of a rule of tokens: the value of the token that follows."""
-
-POSITION = Rule("position", "ordered", "span", "position in the window, in tokens", lambda text: [])
-"""The one label that is not of the text: where in its window the model sees the token."""
 
 FEWEST_OF_CLASS = 3
 """Documents that a class of documents needs: one for each part of the split."""
@@ -59,19 +54,14 @@ class Labels:
     left_out: tuple[str, ...] = ()
 
 
-def list_labels() -> dict[str, str]:
-    """Return what labels there are by name, and what each is."""
-    return {name: rule.says for name, rule in (*RULES.items(), (POSITION.name, POSITION))}
-
-
 def make_labels(label: str | Path | Rule, documents: Documents) -> Labels:
     """Return the labels of a corpus.
 
     Parameters
     ----------
     label
-        A name (`list_labels`); ``next_`` and such a name for the label of the following token; a rule of your
-        own (`resonance_lens.text_labels.Rule`); or a table: see `read_table`.
+        A name (`resonance_lens.probing.names.list_labels`); ``next_`` and such a name for the label of the
+        following token; a rule of your own (`resonance_lens.text_labels.Rule`); or a table: see `read_table`.
     documents
         Of the corpus.
 
@@ -85,12 +75,15 @@ def make_labels(label: str | Path | Rule, documents: Documents) -> Labels:
     """
     if isinstance(label, Rule):
         rule = label
-    elif isinstance(label, Path) or (label.endswith(".csv") or Path(label).is_dir()):
-        rule = table_rule(Path(label), documents)
     elif label == POSITION.name:
         rule = POSITION
+    # A name comes first: the folder of a result may be called as the label is.
+    elif label not in label_names() and (
+        isinstance(label, Path) or label.endswith(".csv") or Path(label).is_dir()
+    ):
+        rule = table_rule(Path(label), documents)
     else:
-        rule = _named(label)
+        rule = _named(str(label))
     if rule is POSITION:
         values: list[Values] = [[float(i) for i in range(w.measured)] for w in documents.windows]
     else:
@@ -101,10 +94,9 @@ def make_labels(label: str | Path | Rule, documents: Documents) -> Labels:
 
 
 def _named(name: str) -> Rule:
+    if name not in label_names():
+        raise ParameterError(unknown("label", name, label_names()))
     base = name.removeprefix(NEXT)
-    if base not in RULES or (name != base and RULES[base].level != "token"):
-        known = [*list_labels(), *(NEXT + n for n, rule in RULES.items() if rule.level == "token")]
-        raise ParameterError(unknown("label", name, known))
     rule = RULES[base]
     if name == base:
         return rule

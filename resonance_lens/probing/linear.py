@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ PENALTIES = (1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0)
 
 INVERSES = (1e-4, 1e-3, 1e-2, 0.1)
 """C of `sklearn.linear_model.LogisticRegression`: what validation chooses from."""
+
+NEEDS = "needs scikit-learn: pip install resonance-lens[probes]"
 
 
 @dataclass(frozen=True, eq=False)
@@ -191,8 +194,12 @@ class Logistic:
     most_tokens: int = 20_000
 
     def why_not(self, kind: str, classes: Sequence[str]) -> str | None:
-        """It learns classes."""
-        return None if kind == "classes" else "logistic regression is for classes; take the probe 'linear'"
+        """It learns classes, where scikit-learn is installed."""
+        if kind != "classes":
+            return "logistic regression is for classes; take the probe 'linear'"
+        if importlib.util.find_spec("sklearn") is None:
+            return f"the probe 'logistic' {NEEDS}"
+        return None
 
     def fit(self, train: Examples, validation: Examples) -> list[LinearFitted]:
         """Return a fitted probe for each of the first labellings.
@@ -205,9 +212,7 @@ class Logistic:
         try:
             from sklearn.linear_model import LogisticRegression
         except ImportError as error:
-            raise ParameterError(
-                "The probe 'logistic' needs scikit-learn; pip install resonance-lens[probes]."
-            ) from error
+            raise ParameterError(f"The probe 'logistic' {NEEDS}.") from error
         features, labels, _ = drawn_tokens(train, self.most_tokens)
         mean, scale = features.mean(0), features.std(0)
         scale[scale == 0] = 1.0

@@ -11,7 +11,7 @@ import numpy as np
 
 from resonance_lens.probing.asked import Asked
 from resonance_lens.probing.documents import PARTS
-from resonance_lens.probing.store import Store
+from resonance_lens.probing.store import Store, count_passes
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,8 @@ class ProbePlan:
         How many the model sees, and how many tokens are measured.
     labelled
         Tokens that have a label.
+    passes
+        Of the model that fill the features, those of the twin included.
     label, kind, classes
         What is read.
     labellings
@@ -44,6 +46,7 @@ class ProbePlan:
     windows: int
     tokens: int
     labelled: int
+    passes: int
     label: str
     kind: str
     classes: int
@@ -65,6 +68,7 @@ class ProbePlan:
             f"label     {self.label} ({what}), and {len(self.labellings) - 1} controls of it",
             f"documents {parts}",
             f"tokens    {self.tokens} measured in {self.windows} windows, {self.labelled} with a label",
+            f"passes    {self.passes} of the model",
             f"places    {self.places} probes, by layer and band",
             f"disk      {self.disk_bytes / 2**30:.2f} GiB of features, of {self.free_bytes / 2**30:.0f} free",
             f"memory    about {self.memory_bytes / 2**20:.0f} MiB, beside the model's own",
@@ -73,7 +77,7 @@ class ProbePlan:
         return "\n".join(lines)
 
 
-def make_plan(asked: Asked, store: Store, out: str | Path | None) -> ProbePlan:
+def make_plan(asked: Asked, store: Store, out: str | Path | None, batch_tokens: int) -> ProbePlan:
     """Return the plan of a call."""
     material = asked.material
     labels = material.labels
@@ -87,6 +91,7 @@ def make_plan(asked: Asked, store: Store, out: str | Path | None) -> ProbePlan:
         windows=len(material.documents.windows),
         tokens=material.documents.measured,
         labelled=int((~np.isnan(material.labellings[:, 0])).sum()),
+        passes=count_passes(store, material.documents, batch_tokens) * (1 + len(asked.baselines)),
         label=labels.name,
         kind=labels.kind,
         classes=len(labels.classes),

@@ -75,7 +75,7 @@ def probe(
         ``"corpus"``: the shipped one. Or documents of it, or texts as `read_prompts` takes them. Documents
         are the unit of everything: of the split, and of intervals.
     label
-        A name: see `resonance_lens.probing.labels.list_labels`; ``next_`` in front of one of tokens is that
+        A name: see `resonance_lens.probing.names.list_labels`; ``next_`` in front of one of tokens is that
         of the following token. Or a CSV file or dataset folder that labels spans of characters, or a rule of
         your own (`resonance_lens.text_labels.Rule`).
     site, layers
@@ -148,11 +148,11 @@ def probe(
             where = folder / "partial" / "features"
         else:
             where = Path(stack.enter_context(TemporaryDirectory(prefix="resonance-lens-")))
+        store = _store(asked, asked.adapter, where, dtype, record["weights_fingerprint"])
+        _require_space(store, asked)
         partial = None if folder is None else make_folder(folder / "partial")
         kept = Kept(partial, settings)
         made = None if folder is None else make_folder(folder / "probes")
-        store = _store(asked, asked.adapter, where, dtype, record["weights_fingerprint"])
-        _require_space(store, asked)
         _fill(store, asked, asked.adapter, batch_tokens, progress)
         with _bar(asked, progress) as bar:
             scored = _places(asked, store, kept, "", made, bar)
@@ -211,7 +211,7 @@ def plan(
         prepend_bos=prepend_bos, batch_tokens=batch_tokens, progress=False,
     )  # fmt: skip
     where = Path(features) if features is not None else Path(out or gettempdir())
-    return make_plan(asked, _store(asked, asked.adapter, where, dtype, None), out)
+    return make_plan(asked, _store(asked, asked.adapter, where, dtype, None), out, batch_tokens)
 
 
 def _asked(model: Any, corpus: Any, label: Any, *, batch_tokens: int, progress: bool, **asked: Any) -> Asked:

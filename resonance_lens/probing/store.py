@@ -248,21 +248,30 @@ def _require_same(path: Path, manifest: dict[str, Any]) -> None:
         )
 
 
+def count_passes(store: Store, documents: Documents, batch_tokens: int) -> int:
+    """Return how many passes fill a store that is empty."""
+    return sum(len(_batches(documents.windows[first:stop], batch_tokens)) for first, stop in store.shards)
+
+
+def _batches(windows: Sequence[Window], batch_tokens: int) -> list[list[int]]:
+    """Return the windows of each pass, by number, the longest first."""
+    batches: list[list[int]] = []
+    for i in sorted(range(len(windows)), key=lambda i: (-len(windows[i].tokens), i)):
+        widest = len(windows[batches[-1][0]].tokens) if batches else 0
+        if batches and (len(batches[-1]) + 1) * widest <= batch_tokens:
+            batches[-1].append(i)
+        else:
+            batches.append([i])
+    return batches
+
+
 def _shard(store: Store, adapter: Adapter, windows: Sequence[Window], batch_tokens: int) -> NDArray[Any]:
     """Return the features of some windows: ``[layer, row, feature]``."""
     site, layers, dtype = store.manifest["site"], store.layers, np.dtype(store.manifest["dtype"])
     starts = np.concatenate([[0], np.cumsum([window.measured for window in windows])])
     values = np.empty((len(layers), int(starts[-1]), store.width), dtype=dtype)
     index = {layer: at for at, layer in enumerate(layers)}
-    order = sorted(range(len(windows)), key=lambda i: (-len(windows[i].tokens), i))
-    batches: list[list[int]] = []
-    for i in order:
-        widest = len(windows[batches[-1][0]].tokens) if batches else 0
-        if batches and (len(batches[-1]) + 1) * widest <= batch_tokens:
-            batches[-1].append(i)
-        else:
-            batches.append([i])
-    for members in batches:
+    for members in _batches(windows, batch_tokens):
         lengths = torch.tensor([len(windows[i].tokens) for i in members])
         tokens = torch.zeros(len(members), int(lengths.max()), dtype=torch.long)
         for row, i in enumerate(members):

@@ -10,7 +10,8 @@ import pytest
 
 from resonance_lens.errors import ParameterError, PromptError
 from resonance_lens.probing.documents import Documents, Window
-from resonance_lens.probing.labels import list_labels, make_labels, table_rule
+from resonance_lens.probing.labels import make_labels, table_rule
+from resonance_lens.probing.names import list_labels
 from resonance_lens.text_labels import Rule, Text, Values
 from tests.test_text_labels import cut
 
