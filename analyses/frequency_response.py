@@ -347,8 +347,7 @@ class FrequencyResponse(Analysis):
                 np.broadcast_to(np.where(np.isnan(rms[0]), np.nan, 1.0), (len(seen.groups), *rms.shape[1:])),
                 f"gain of a residual stream that nothing is written to; {UNREACHED}", "1",
             )  # fmt: skip
-        for name, words in SIZES.items():
-            self._add_size(out, seen, name, rows, f"{words}; {UNREACHED}")
+        self._add_sizes(out, seen, rows)
         if self.signal != "impulse":
             self._add_amplitudes(out, each)
         if "harmonics" in each:
@@ -366,7 +365,7 @@ class FrequencyResponse(Analysis):
         kept = {name: getattr(timing, name) for name in ("onset", "settle", "period", "periods")}
         asked = {name: getattr(self, name) for name in ("epsilon", "signal", "listen", "site")}
         data = out.dataset({**kept, **asked, "directions": self.n_directions})
-        over = dict.fromkeys(SIZES, "prompts and directions") | {
+        over = dict.fromkeys((*SIZES, "gain_rms_random_weights"), "prompts and directions") | {
             f"gain{end}": "directions" for end in ("", *(f"_{other}" for other in BASELINE_CONDITIONS))
         }
         for name, units in over.items():
@@ -509,39 +508,54 @@ class FrequencyResponse(Analysis):
             each.pop("ends", None)  # of halves that were not equally strong
         return each
 
-    def _add_size(
-        self, out: Labelled, seen: Accumulated, name: str, rows: Mapping[str, NDArray[Any]], words: str
-    ) -> None:
-        """Add a gain of single prompts, with bounds over prompts and directions."""
+    def _size(self, name: str, rows: Mapping[str, NDArray[Any]]) -> Floats:
+        """Return one of `SIZES` of each prompt, over directions."""
+        each = self._over_directions(rows)
+        if name == "gain_mean":
+            return each["size"]
+        rms = np.sqrt(each["power"])
+        return rms if name == "gain_rms" else _over(rms, each["norm"][..., None])
 
-        def of(rows: Mapping[str, NDArray[Any]]) -> Floats:
-            each = self._over_directions(rows)
-            if name == "gain_mean":
-                return each["size"]
-            rms = np.sqrt(each["power"])
-            return rms if name == "gain_rms" else _over(rms, each["norm"][..., None])
-
+    def _add_sizes(self, out: Labelled, seen: Accumulated, rows: Mapping[str, NDArray[Any]]) -> None:
+        """Add gains of single prompts, with bounds over prompts and directions."""
         dims = (*self._places, "frequency")
-        by_prompt = of(rows)
-        out.add_mean(name, dims, by_prompt, words, "1", interval=False, by_prompt=True)
+        for name, words in SIZES.items():
+            about = f"{words}; {UNREACHED}"
+            out.add_mean(name, dims, self._size(name, rows), about, "1", interval=False, by_prompt=True)
+            self._add_bounds(out, seen, name, name, rows, about)
+        # Of other conditions the engine makes means; the bounds of the twin are what lines are held against.
+        if "random_weights" in seen.features:
+            twin = self._rows(seen, "random_weights")
+            about = f"{SIZES['gain_rms']}, random weights; {UNREACHED}"
+            self._add_bounds(out, seen, "gain_rms_random_weights", "gain_rms", twin, about)
+
+    def _add_bounds(
+        self,
+        out: Labelled,
+        seen: Accumulated,
+        under: str,
+        name: str,
+        rows: Mapping[str, NDArray[Any]],
+        about: str,
+    ) -> None:
+        """Add the bounds of one of `SIZES`, under the name that it has in the result."""
         if not seen.intervals:
             return
         axis, n = len(self._places) + 1, self.n_directions
         used = {key: rows[key] for key in ("power", "size", "norm", "went_in") if key in rows}
+        whole = self._size(name, used)
         without = [
-            of({key: np.delete(values, left_out, axis) for key, values in used.items()})
+            self._size(name, {key: np.delete(values, left_out, axis) for key, values in used.items()})
             for left_out in range(n if n > 1 else 0)
         ]
         bounds = [
-            crossed_bounds(by_prompt[members], [one[members] for one in without])
+            crossed_bounds(whole[members], [one[members] for one in without])
             for members in seen.groups.values()
         ]
-        for end, values, which in zip(
-            ("low", "high"), zip(*bounds, strict=True), ("lower", "upper"), strict=True
-        ):
-            out.add(
-                f"{name}_{end}", ("category", *dims), np.stack(values), f"{words}, {which} 95 % bound", "1"
-            )
+        dims = ("category", *self._places, "frequency")
+        for end, values in zip(("low", "high"), zip(*bounds, strict=True), strict=True):
+            which = {"low": "lower", "high": "upper"}[end]
+            out.add(f"{under}_{end}", dims, np.stack(values), f"{about}, {which} 95 % bound", "1")
 
     def _gains(self, seen: Accumulated, condition: str) -> tuple[Gains, Tensor, dict[str, NDArray[Any]]]:
         """Return the gains ``[*places, direction, line]``, the sums that they come from, and the rows."""

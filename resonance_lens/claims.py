@@ -77,8 +77,7 @@ def samples_of(analysis: Analysis, seen: Accumulated) -> Samples:
 def with_baselines(data: xr.Dataset, analysis: Analysis, seen: Accumulated, samples: Samples) -> xr.Dataset:
     """Return the dataset with what every number is under the baselines that took passes of their own.
 
-    For each variable ``y`` that is kept for each prompt, ``y_<baseline>``, with bounds where it has any. For
-    each claim ``x`` also
+    For each variable ``y`` that is kept for each prompt, ``y_<baseline>``. For each claim ``x`` also
     ``x_null_<baseline>``, ``x_effect_<baseline>`` with bounds and ``x_q_<baseline>``, and
     ``x_beyond_<baseline>`` with bounds: the effect minus that under the baseline, paired.
     """
@@ -90,11 +89,8 @@ def with_baselines(data: xr.Dataset, analysis: Analysis, seen: Accumulated, samp
         words = condition.replace("_", " ")
         kept = [str(name).removesuffix("_prompt") for name in data if str(name).endswith("_prompt")]
         for name in kept:
-            if name.endswith("_effect"):
-                continue
-            for end in ("", "_low", "_high"):
-                if f"{name}{end}" in other:
-                    data[f"{name}_{condition}{end}"] = _renamed(other[f"{name}{end}"], words)
+            if name in other and not name.endswith("_effect"):
+                data[f"{name}_{condition}"] = _renamed(other[name], words)
         for claim in analysis.claims:
             x = claim.variable
             for name in (x, f"{x}_null", f"{x}_effect", f"{x}_q"):
