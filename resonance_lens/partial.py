@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import shutil
@@ -56,15 +57,8 @@ class Partial:
         partial = Partial(folder, settings)
         if folder is None:
             return partial
-        make_folder(folder)
-        if (folder / "run.json").exists():
-            if read_description(folder)["provenance"].get("settings") != settings:
-                raise other_settings(
-                    folder, settings, read_description(folder)["provenance"].get("settings") or {}
-                )
-            partial.finished = Run.load(folder)
-            return partial
-        if partial._file.exists():
+        partial.finished = finished_in(folder, settings)
+        if partial.finished is None and partial._file.exists():
             partial._take_up()
         return partial
 
@@ -83,13 +77,7 @@ class Partial:
         """Save the run if there is a folder, and clear away what was partial."""
         if self._folder is None:
             return run
-        whole = Run(
-            results=run.results,
-            provenance={**run.provenance, "settings": self._settings},
-            exhibits=run.exhibits,
-            folder=self._folder,
-        )
-        whole.save(self._folder)
+        whole = save_finished(run, self._folder, self._settings)
         shutil.rmtree(self._folder / "partial", ignore_errors=True)
         return whole
 
@@ -124,6 +112,30 @@ class Partial:
                 f"The unfinished run in {self._folder} cannot be read ({error}); delete the folder "
                 f"{self._file.parent} to start again."
             ) from error
+
+
+def finished_in(folder: Path, settings: Mapping[str, Any]) -> Run | None:
+    """Make a folder if it is not there, and return the run that it holds whole, if it does.
+
+    Raises
+    ------
+    ResultError
+        If the folder cannot be written, or holds a run of other settings.
+    """
+    make_folder(folder)
+    if not (folder / "run.json").exists():
+        return None
+    theirs = read_description(folder)["provenance"].get("settings") or {}
+    if theirs != settings:
+        raise other_settings(folder, settings, theirs)
+    return Run.load(folder)
+
+
+def save_finished(run: Run, folder: Path, settings: Mapping[str, Any]) -> Run:
+    """Save a run with the settings that `finished_in` will ask for, and return it as it is there."""
+    whole = dataclasses.replace(run, provenance={**run.provenance, "settings": settings}, folder=folder)
+    whole.save(folder)
+    return whole
 
 
 def other_settings(folder: Path | None, mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> ResultError:

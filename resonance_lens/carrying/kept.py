@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import io
 import json
 import shutil
@@ -16,8 +15,8 @@ import numpy as np
 from resonance_lens.carrying.measuring import Responses
 from resonance_lens.errors import ResultError
 from resonance_lens.files import make_folder, write_bytes, write_text
-from resonance_lens.partial import other_settings
-from resonance_lens.runs import Run, read_description
+from resonance_lens.partial import finished_in, other_settings, save_finished
+from resonance_lens.runs import Run
 
 SETTINGS = ("model", "weights_fingerprint", "seed", "prompts", "carriers")
 """What must be the same for a call to be resumed; versions and batch size may differ."""
@@ -59,13 +58,8 @@ class Kept:
         kept = Kept(folder, record)
         if folder is None:
             return kept
-        make_folder(folder)
-        if (folder / "run.json").exists():
-            theirs = read_description(folder)["provenance"].get("settings") or {}
-            if theirs != kept._settings:
-                raise other_settings(folder, kept._settings, theirs)
-            kept.finished = Run.load(folder)
-        elif kept._described.exists():
+        kept.finished = finished_in(folder, kept._settings)
+        if kept.finished is None and kept._described.exists():
             try:
                 theirs = json.loads(kept._described.read_text(encoding="utf-8"))
             except (OSError, ValueError) as error:
@@ -110,10 +104,7 @@ class Kept:
         """Save the run if there is a folder for it, and clear away what was partial."""
         if self._folder is None:
             return run
-        settled = {**run.provenance, "settings": self._settings}
-        whole = dataclasses.replace(run, provenance=settled, folder=self._folder)
-        whole.save(self._folder)
-        return whole
+        return save_finished(run, self._folder, self._settings)
 
     def clear(self, *, whole: bool) -> None:
         """Clear away what was partial: all of it if the result is whole or has no folder."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import io
 import json
 import shutil
@@ -15,9 +14,9 @@ import numpy as np
 
 from resonance_lens.errors import ResultError
 from resonance_lens.files import make_folder, write_bytes
-from resonance_lens.partial import other_settings
+from resonance_lens.partial import finished_in, other_settings, save_finished
 from resonance_lens.patching.sweep import Measured
-from resonance_lens.runs import Run, read_description
+from resonance_lens.runs import Run
 
 SETTINGS = ("model", "weights_fingerprint", "seed", "task", "patch")
 """What must be the same for a sweep to be resumed; versions and batch size may differ."""
@@ -56,12 +55,7 @@ class Kept:
         kept = Kept(folder, record)
         if folder is None:
             return kept
-        make_folder(folder)
-        if (folder / "run.json").exists():
-            theirs = read_description(folder)["provenance"].get("settings") or {}
-            if theirs != kept._settings:
-                raise other_settings(folder, kept._settings, theirs)
-            kept.finished = Run.load(folder)
+        kept.finished = finished_in(folder, kept._settings)
         return kept
 
     def take_up(self, measured: Measured) -> None:
@@ -107,9 +101,7 @@ class Kept:
         """Save the run if there is a folder, and clear away what was partial."""
         if self._folder is None:
             return run
-        settled = {**run.provenance, "settings": self._settings}
-        whole = dataclasses.replace(run, provenance=settled, folder=self._folder)
-        whole.save(self._folder)
+        whole = save_finished(run, self._folder, self._settings)
         shutil.rmtree(self._file.parent, ignore_errors=True)
         return whole
 

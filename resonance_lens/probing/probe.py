@@ -20,7 +20,7 @@ from resonance_lens.files import make_folder
 from resonance_lens.hooks import proof
 from resonance_lens.hooks.adapter import ModelAdapter
 from resonance_lens.hooks.twin import random_twin
-from resonance_lens.partial import other_settings
+from resonance_lens.partial import finished_in, save_finished
 from resonance_lens.probing.asked import BANDS, RANDOM_WEIGHTS, Asked, ask
 from resonance_lens.probing.concluding import Found, Place, best_places, conclude
 from resonance_lens.probing.documents import PARTS, SHARES, WINDOW
@@ -32,7 +32,7 @@ from resonance_lens.probing.saving import save_probe
 from resonance_lens.probing.store import Dtype, Store, fill, plan_store
 from resonance_lens.provenance import weights_fingerprint
 from resonance_lens.result import Result
-from resonance_lens.runs import Run, read_description
+from resonance_lens.runs import Run
 from resonance_lens.stats.streams import stream
 from resonance_lens.text_labels import Rule
 
@@ -136,9 +136,9 @@ def probe(
     )  # fmt: skip
     record = asked.record(batch_tokens)
     settings = {key: record[key] for key in SETTINGS}
-    folder = None if out is None else make_folder(Path(out))
-    if folder is not None and (folder / "run.json").exists():
-        return _finished(folder, settings)
+    folder = None if out is None else Path(out)
+    if folder is not None and (finished := finished_in(folder, settings)) is not None:
+        return finished["probe"]
     proof.require(asked.adapter, [asked.site])
     record["started"] = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     with ExitStack() as stack:
@@ -171,8 +171,7 @@ def probe(
         record["seconds"] = round(time.perf_counter() - started, 3)
         result = conclude(asked, Found(scored, of_words, twin, curve, FRACTIONS), record)
     if folder is not None:
-        provenance = {**result.provenance, "settings": settings}
-        Run(results={result.name: result}, provenance=provenance, folder=folder).save(folder)
+        save_finished(Run(results={result.name: result}, provenance=result.provenance), folder, settings)
         shutil.rmtree(folder / "partial", ignore_errors=True)
     return result
 
@@ -224,13 +223,6 @@ def _asked(model: Any, corpus: Any, label: Any, *, batch_tokens: int, progress: 
 
         model = load_model(model, progress=progress)
     return ask(model, corpus, label, **asked)
-
-
-def _finished(folder: Path, settings: Mapping[str, Any]) -> Result:
-    theirs = read_description(folder)["provenance"].get("settings") or {}
-    if theirs != settings:
-        raise other_settings(folder, settings, theirs)
-    return Run.load(folder)["probe"]
 
 
 def _store(asked: Asked, adapter: ModelAdapter, where: Path, dtype: Dtype, fingerprint: str | None) -> Store:
