@@ -152,18 +152,7 @@ def make_parser() -> tuple[Parser, dict[str, Parser]]:
         help="folder for the results; a run that was stopped resumes if it is given again with the same "
         "folder (default: a new folder ./MODEL-YYYYMMDD-HHMMSS)",
     )
-    sub.add_argument("--seed", type=int, metavar="N", help="of everything random (default 0)")
-    sub.add_argument(
-        "--batch-tokens",
-        type=int,
-        metavar="N",
-        help="tokens of one pass, padding included: lower it if memory runs out (default 2048)",
-    )
-    sub.add_argument(
-        "--prepend-bos",
-        action=argparse.BooleanOptionalAction,
-        help="put a beginning-of-sequence token before each text (default: as the model is used to)",
-    )
+    _add_pass_options(sub, "text")
     sub.add_argument(
         "--baselines",
         metavar="A,B",
@@ -275,13 +264,7 @@ def _add_patch(sub: Parser) -> None:
         help="folder for the result; a sweep that was stopped resumes if it is given again with the same "
         "folder (default: a new folder ./MODEL-patch-YYYYMMDD-HHMMSS)",
     )
-    sub.add_argument("--seed", type=int, metavar="N", help="of everything random (default 0)")
-    sub.add_argument(
-        "--batch-tokens",
-        type=int,
-        metavar="N",
-        help="tokens of one pass, padding included: lower it if memory runs out (default 2048)",
-    )
+    _add_pass_options(sub)
     sub.add_argument("--plan", action="store_true", help="say passes, memory and files, and measure nothing")
     sub.add_argument(
         "--model", metavar="MODEL", help="the model, where that of the run cannot be loaded by its name"
@@ -325,18 +308,7 @@ def _add_carriers(sub: Parser) -> None:
         help="folder for the result; a call that was stopped resumes if it is given again with the same "
         "folder (default: a new folder ./MODEL-carriers-YYYYMMDD-HHMMSS)",
     )
-    sub.add_argument("--seed", type=int, metavar="N", help="of everything random (default 0)")
-    sub.add_argument(
-        "--batch-tokens",
-        type=int,
-        metavar="N",
-        help="tokens of one pass: lower it if memory runs out (default 2048)",
-    )
-    sub.add_argument(
-        "--prepend-bos",
-        action=argparse.BooleanOptionalAction,
-        help="put a beginning-of-sequence token before each text (default: as the model is used to)",
-    )
+    _add_pass_options(sub, "text")
     sub.add_argument("--plan", action="store_true", help="say passes, disk and files, and measure nothing")
     _add_model_options(sub)
 
@@ -385,6 +357,17 @@ def _add_probe(sub: Parser) -> None:
         help="folder for the result and the learned probes; a call that was stopped resumes if it is given "
         "again with the same folder (default: a new folder ./MODEL-probe-YYYYMMDD-HHMMSS)",
     )
+    _add_pass_options(sub, "window")
+    sub.add_argument(
+        "--plan",
+        action="store_true",
+        help="say documents, tokens, passes, places, disk, memory and files, and measure nothing",
+    )
+    _add_model_options(sub)
+
+
+def _add_pass_options(sub: Parser, begins: str | None = None) -> None:
+    """Add what passes depend on; ``begins`` is what may get a beginning-of-sequence token."""
     sub.add_argument("--seed", type=int, metavar="N", help="of everything random (default 0)")
     sub.add_argument(
         "--batch-tokens",
@@ -392,17 +375,12 @@ def _add_probe(sub: Parser) -> None:
         metavar="N",
         help="tokens of one pass, padding included: lower it if memory runs out (default 2048)",
     )
-    sub.add_argument(
-        "--prepend-bos",
-        action=argparse.BooleanOptionalAction,
-        help="put a beginning-of-sequence token before each window (default: as the model is used to)",
-    )
-    sub.add_argument(
-        "--plan",
-        action="store_true",
-        help="say documents, tokens, passes, places, disk, memory and files, and measure nothing",
-    )
-    _add_model_options(sub)
+    if begins is not None:
+        sub.add_argument(
+            "--prepend-bos",
+            action=argparse.BooleanOptionalAction,
+            help=f"put a beginning-of-sequence token before each {begins} (default: as the model is used to)",
+        )
 
 
 def _add_model_options(sub: Parser) -> None:
