@@ -7,7 +7,7 @@ import functools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -66,6 +66,15 @@ SCOPE = 512
 
 DELAY = 3
 """Tokens, of what is planted."""
+
+
+class Found(NamedTuple):
+    """Gains under a condition ``[*places, direction, line]``, the coherent sums and the rows behind them."""
+
+    gains: Gains
+    response: Tensor
+    rows: dict[str, NDArray[Any]]
+
 
 BY_LINE = ("power", "size", "along", "ends", "by_line", "went_in")
 """Row features whose last axis is the lines."""
@@ -335,7 +344,9 @@ class FrequencyResponse(Analysis):
     def conclude(self, seen: Accumulated) -> xr.Dataset:
         """Return gains, phases and delays by frequency, and shares of the response, at every later layer."""
         timing = self.timing(int(seen.plain.rows["tokens"].max()))
-        rows = self._rows(seen, "plain")
+        conditions = seen.features if seen.intervals else ("plain",)
+        found = {condition: self._gains(seen, condition) for condition in conditions}
+        rows = found["plain"].rows
         out = Labelled(seen, self.name, self._coords(seen, timing))
         places = self._places
         dims = (*places, "frequency")
@@ -347,15 +358,15 @@ class FrequencyResponse(Analysis):
                 np.broadcast_to(np.where(np.isnan(rms[0]), np.nan, 1.0), (len(seen.groups), *rms.shape[1:])),
                 f"gain of a residual stream that nothing is written to; {UNREACHED}", "1",
             )  # fmt: skip
-        self._add_sizes(out, seen, rows)
+        self._add_sizes(out, seen, found)
         if self.signal != "impulse":
             self._add_amplitudes(out, each)
         if "harmonics" in each:
             self._add_harmonics(out, each["harmonics"])
-        for condition in seen.features if seen.intervals else ("plain",):
-            self._add_coherent(out, seen, condition, timing)
+        for condition in found:
+            self._add_coherent(out, condition, timing, found[condition])
         if seen.intervals:
-            self._add_peaks(out, seen, timing)
+            self._add_peaks(out, timing, found)
             self._add_scope(out, seen)
         early = np.nanmax(rows["early"], axis=(0, *range(2, rows["early"].ndim)))
         out.add(
@@ -516,16 +527,17 @@ class FrequencyResponse(Analysis):
         rms = np.sqrt(each["power"])
         return rms if name == "gain_rms" else _over(rms, each["norm"][..., None])
 
-    def _add_sizes(self, out: Labelled, seen: Accumulated, rows: Mapping[str, NDArray[Any]]) -> None:
+    def _add_sizes(self, out: Labelled, seen: Accumulated, found: Mapping[str, Found]) -> None:
         """Add gains of single prompts, with bounds over prompts and directions."""
         dims = (*self._places, "frequency")
         for name, words in SIZES.items():
             about = f"{words}; {UNREACHED}"
-            out.add_mean(name, dims, self._size(name, rows), about, "1", interval=False, by_prompt=True)
-            self._add_bounds(out, seen, name, name, rows, about)
+            whole = self._size(name, found["plain"].rows)
+            out.add_mean(name, dims, whole, about, "1", interval=False, by_prompt=True)
+            self._add_bounds(out, seen, name, name, found["plain"].rows, about)
         # Of other conditions the engine makes means; the bounds of the twin are what lines are held against.
-        if "random_weights" in seen.features:
-            twin = self._rows(seen, "random_weights")
+        if "random_weights" in found:
+            twin = found["random_weights"].rows
             about = f"{SIZES['gain_rms']}, random weights; {UNREACHED}"
             self._add_bounds(out, seen, "gain_rms_random_weights", "gain_rms", twin, about)
 
@@ -557,8 +569,8 @@ class FrequencyResponse(Analysis):
             which = {"low": "lower", "high": "upper"}[end]
             out.add(f"{under}_{end}", dims, np.stack(values), f"{about}, {which} 95 % bound", "1")
 
-    def _gains(self, seen: Accumulated, condition: str) -> tuple[Gains, Tensor, dict[str, NDArray[Any]]]:
-        """Return the gains ``[*places, direction, line]``, the sums that they come from, and the rows."""
+    def _gains(self, seen: Accumulated, condition: str) -> Found:
+        """Return the gains under a condition, and what they come from."""
         rows = self._rows(seen, condition)
         total = self._grouped(seen.features[condition].sums["response"], "response", seen)
         response = torch.from_numpy(np.ascontiguousarray(total))
@@ -570,7 +582,7 @@ class FrequencyResponse(Analysis):
             pairs = (drawn.sum(0).square() - drawn.square().sum(0)) / (n * (n - 1))
             response, own = response / pairs.sqrt()[..., None], own / pairs
             size, power = size / drawn.mean(0), power / drawn.mean(0)
-        return gains(response, size, power, n, own=own), response, rows
+        return Found(gains(response, size, power, n, own=own), response, rows)
 
     def _add_amplitudes(self, out: Labelled, each: Mapping[str, NDArray[Any]]) -> None:
         """Add what changes along the record and with the amplitude of the drive."""
@@ -616,13 +628,13 @@ class FrequencyResponse(Analysis):
             f"distortion, 0 for a linear system that changes; {why}", "1",
         )  # fmt: skip
 
-    def _add_coherent(self, out: Labelled, seen: Accumulated, condition: str, timing: Timing) -> None:
+    def _add_coherent(self, out: Labelled, condition: str, timing: Timing, under_it: Found) -> None:
         """Add what all prompts have in common of the response, under a condition."""
         end = "" if condition == "plain" else f"_{condition}"
         under = "" if condition == "plain" else f", {condition.replace('_', ' ')}"
         lines = self.lines(timing)
         frequencies = timing.frequencies(lines)
-        found, response, rows = self._gains(seen, condition)
+        found, response, rows = under_it
         places, n = self._places, len(self._places)
         dims = (*places, "frequency")
         words = f"{under}; {UNREACHED}"
@@ -683,11 +695,11 @@ class FrequencyResponse(Analysis):
             one = "" if name == "nonlinear" else ", or of one prompt"
             out.add(f"{name}{end}", places, values, f"share of the response {what}{words}{one}", "1")
 
-    def _add_peaks(self, out: Labelled, seen: Accumulated, timing: Timing) -> None:
+    def _add_peaks(self, out: Labelled, timing: Timing, found: Mapping[str, Found]) -> None:
         """Add the half-power frequency, and the resonance that beats random weights, if there is one."""
         frequencies = timing.frequencies(self.lines(timing))
         places, n = self._places, len(self._places)
-        power = self._gains(seen, "plain")[0].coherent_power.numpy()
+        power = found["plain"].gains.coherent_power.numpy()
         gain = torch.from_numpy(np.sqrt(np.clip(_bounds(power, axis=n)[""], 0, None)))
         known = ~gain.isnan().any(-1)
         edge = torch.where(known, half_power(frequencies, gain.nan_to_num()), torch.nan)
@@ -696,9 +708,9 @@ class FrequencyResponse(Analysis):
             "frequency at which the coherent gain has half of its largest power; not-a-number: it never "
             f"falls so low, {UNREACHED[14:]}", "cycles per token",
         )  # fmt: skip
-        if "random_weights" not in seen.features:
+        if "random_weights" not in found:
             return
-        twin = self._gains(seen, "random_weights")[0].coherent_power.numpy()
+        twin = found["random_weights"].gains.coherent_power.numpy()
         above = np.sqrt(np.clip(np.fmax(_bounds(twin, axis=n)["_high"], 0), 0, None))
         low = np.sqrt(np.clip(_bounds(power, axis=n)["_low"], 0, None))
         best = np.full((2, *gain.shape[:-1]), np.nan)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+from scipy import stats
 
 import resonance_lens as rl
 from resonance_lens import testbed
@@ -182,6 +183,37 @@ def average(added: torch.Tensor) -> torch.Tensor:
 
 
 PERIODIC = (64, 70, 66, 64)
+
+
+def test_bounds_know_of_prompts_and_of_directions() -> None:
+    """Both variances and Student's t, written out; the gain differs by text and by direction."""
+    factors, stretch = np.array([1.0, 1.3, 0.8, 1.1]), np.linspace(0.5, 2.0, 12)
+    vectors = np.random.default_rng(1).standard_normal((3, 12))
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    analysis = FrequencyResponse(layer=0, vectors=vectors)  # type: ignore[arg-type]
+
+    def respond(at: int, added: torch.Tensor, prompts: tuple[int, ...]) -> dict[int, dict[str, torch.Tensor]]:
+        factor = torch.from_numpy(factors[list(prompts)]).repeat(len(added) // len(prompts))
+        return {0: {"resid_post": added * factor[:, None, None] * torch.from_numpy(stretch)}}
+
+    rng = np.random.default_rng(0)
+    layer = {site: torch.from_numpy(rng.standard_normal((4, 70, 12))) for site in ("resid_pre", "resid_post")}
+    facts = attention_facts(n_layers=1, n_heads=2, d_model=12)
+    planted = Planted([layer], torch.tensor(PERIODIC), facts, lambda data: None, respond=respond)
+    data = measure(analysis, planted).sel(category="all").isel(driven=0, layer=0)
+    power = np.square(factors[:, None] * np.linalg.norm(stretch * vectors, axis=1))  # [prompt, direction]
+    by_prompt = np.sqrt(power.mean(1))
+    left_out = [np.sqrt(np.delete(power, d, 1).mean(1)).mean() for d in range(3)]
+    of_prompts, of_directions = (
+        by_prompt.var(ddof=1) / 4,
+        2 / 3 * np.square(left_out - np.mean(left_out)).sum(),
+    )
+    freedom = (of_prompts + of_directions) ** 2 / (of_prompts**2 / 3 + of_directions**2 / 2)
+    width = stats.t.ppf(0.975, freedom) * np.sqrt(of_prompts + of_directions)
+    np.testing.assert_allclose(data.gain_rms, by_prompt.mean(), rtol=1e-5)
+    np.testing.assert_allclose(data.gain_rms_high - data.gain_rms, width, rtol=1e-4)
+    np.testing.assert_allclose(data.gain_rms - data.gain_rms_low, width, rtol=1e-4)
+    assert data.gain_rms_low.attrs["over"] == "prompts and directions"
 
 
 @pytest.mark.parametrize("signal", ["multisine", "tone", "chirp", "impulse", "noise"])
