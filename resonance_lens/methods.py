@@ -22,7 +22,8 @@ def methods(result: Result) -> str:
     """Return how the claims of a result were tested, and which baselines stand beside them."""
     sentences = [_method(result, claim) for claim in claims_of(result)]
     if not sentences:
-        sentences = ["Nothing is claimed with a p; bounds are 95 % intervals over prompts."]
+        over = bounds_over(result, str(result.provenance.get("headline")))
+        sentences = [f"Nothing is claimed with a p; bounds are 95 % intervals over {over}."]
     made = [SAID[name] for name in result.provenance.get("conditions", ())]
     if made:
         sentences.append(f"Baselines from passes of their own: {' and '.join(made)}, on the same prompts.")
@@ -34,6 +35,12 @@ def methods(result: Result) -> str:
 def findings(result: Result) -> str:
     """Return how many places differ from their nulls after correction, and from the baselines."""
     return " ".join(_finding(result, claim) for claim in claims_of(result))
+
+
+def bounds_over(result: Result, name: str) -> str:
+    """Return what the bounds of a variable are over, which is prompts where they do not say it."""
+    low = result.data.get(f"{name}_low")
+    return "prompts" if low is None else str(low.attrs.get("over", "prompts"))
 
 
 def _method(result: Result, claim: Mapping[str, Any]) -> str:

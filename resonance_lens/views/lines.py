@@ -10,6 +10,7 @@ import xarray as xr
 
 from resonance_lens.counts import SAID, claims_of
 from resonance_lens.errors import ResultError, unknown
+from resonance_lens.methods import bounds_over
 from resonance_lens.result import Result, ViewSpec
 from resonance_lens.stats.inference import infer
 from resonance_lens.stats.intervals import unit_interval
@@ -142,7 +143,7 @@ def _band(panels: Sequence[Panel], result: Result) -> str:
         said.append("points: single heads" if n_heads <= POINTS else "pale: middle 80 % of heads")
     banded = [line for line in every if line.low is not None]
     if any(not line.reference for line in banded):
-        over = {_over(result, line.name) for line in banded if not line.reference}
+        over = {bounds_over(result, line.name) for line in banded if not line.reference}
         of = " of the mean over heads" if spread else ""
         said.append(f"shaded: 95 % interval over {' or '.join(sorted(over))}{of}")
     if any(line.role == "null" and not line.ranged for line in banded):
@@ -151,12 +152,6 @@ def _band(panels: Sequence[Panel], result: Result) -> str:
         along = next(line.ranged for line in every if line.ranged)
         said.append(f"grey lines: mean and range over {along}")
     return ", ".join(said)
-
-
-def _over(result: Result, name: str) -> str:
-    """Return what the bounds of a variable are over, which is prompts where they do not say it."""
-    low = result.data.get(f"{name}_low")
-    return "prompts" if low is None else str(low.attrs.get("over", "prompts"))
 
 
 def _marking(drawing: _Drawing, every: Sequence[Line]) -> Marking | None:

@@ -117,6 +117,11 @@ def by_orders(answers: np.ndarray) -> list[float]:
     return [float((part**2).sum(-1).mean()) for part in parts]
 
 
+def test_the_methods_say_what_bounds_are_over(model: Any) -> None:
+    result = result_of(FrequencyResponse(directions=2, layer=1), attach(model), ROWS)
+    assert "bounds are 95 % intervals over prompts and directions." in result.methods
+
+
 def test_below_the_driven_layer_there_is_nothing(data: xr.Dataset) -> None:
     below = data.sel(driven=1, layer=0)
     for name in ("gain", "gain_rms", "phase", "delay", "time_invariant", "gain_rms_untouched"):
