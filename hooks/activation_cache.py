@@ -99,12 +99,13 @@ class ActivationCacheAdapter(Adapter):
 
     def token_rarity(self, corpus: str, tokens: Tensor) -> Tensor:
         """Return how rare the tokens of the cached pass are; see `Adapter.token_rarity`."""
-        if not bool(tokens.any()):
-            raise AdapterError(
-                "A cache does not hold the ids of its tokens; give them to analyze as tokens=, those of the "
-                "cached pass."
-            )
+        _require_ids(tokens)
         return super().token_rarity(corpus, tokens)
+
+    def token_labels(self, rule: str, tokens: Tensor) -> Tensor:
+        """Return the classes of the tokens of the cached pass; see `Adapter.token_labels`."""
+        _require_ids(tokens)
+        return super().token_labels(rule, tokens)
 
     def ov_alignment(self, layer: int) -> Tensor:
         """Return the cosines between what the heads of the model that was cached write."""
@@ -118,3 +119,12 @@ class ActivationCacheAdapter(Adapter):
     def _read(self, site: str, layer: int) -> Tensor:
         values = [self.held[name] for name in self._sources(site, layer)]
         return self.readout(values[0]) if site == "logits" else self.owner.derive(site, values)
+
+
+def _require_ids(tokens: Tensor) -> None:
+    """Raise `AdapterError` where the tokens of a cache were not given: they are all zero then."""
+    if not bool(tokens.any()):
+        raise AdapterError(
+            "A cache does not hold the ids of its tokens; give them to analyze as tokens=, those of the "
+            "cached pass."
+        )

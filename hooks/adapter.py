@@ -22,6 +22,7 @@ from resonance_lens.errors import AdapterError, unknown
 from resonance_lens.facts import SITE_AXES, Batch, Facts
 from resonance_lens.signal import Signal
 from resonance_lens.token_counts import token_rarity
+from resonance_lens.token_labels import token_labels
 
 Wanted = Mapping[int, Collection[str]]
 """Sites wanted at each layer."""
@@ -162,6 +163,21 @@ class Adapter(abc.ABC):
                 "model.tokenizer, or leave out what asks how rare tokens are."
             )
         return torch.from_numpy(np.stack(token_rarity(self.tokenizer, corpus, tokens.tolist())))
+
+    def token_labels(self, rule: str, tokens: Tensor) -> Tensor:
+        """Return the class of each of the tokens ``[batch, token]`` by a rule: see `Where`.
+
+        Raises
+        ------
+        AdapterError
+            If the host has no tokenizer, to know what the tokens spell.
+        """
+        if self.tokenizer is None:
+            raise AdapterError(
+                f"{self.facts.model_name} ({self.facts.host}) has no tokenizer to label tokens with; set "
+                "model.tokenizer, or leave out what asks for their classes."
+            )
+        return torch.from_numpy(np.stack(token_labels(self.tokenizer, rule, tokens.tolist())))
 
     def layers(self, sites: Collection[str]) -> tuple[int, ...]:
         """Return the layers that serve every one of ``sites``.

@@ -37,7 +37,7 @@ NEEDS: dict[str, str] = {
     "forward": "a model that can be run, not only a cache of one pass",
     "second_model": "a second model to compare with",
     "task": "a task with right answers",
-    "tokenizer": "a tokenizer, to count tokens with",
+    "tokenizer": "a tokenizer, to count or label tokens with",
     "weights": "the model's weights",
     "gradients": "gradients",
 }
@@ -202,6 +202,9 @@ class Where:
         Returns, for the name of a corpus and ids ``[batch, token]``, how rare the tokens are, in double
         precision: their place on the scale of the logarithm of their frequency rank, 0 the commonest and 1
         the rarest; not-a-number where there is none. See `resonance_lens.token_counts`.
+    token_labels
+        Returns, for the name of a rule and ids ``[batch, token]``, the class of each token as a number from
+        0, and -1 where the rule decides none. See `resonance_lens.token_labels`.
     task
         What the prompts stand for, where they are a `Task`.
     drives
@@ -227,6 +230,7 @@ class Where:
     readout: Callable[[Tensor], Tensor]
     ov_alignment: Callable[[int], Tensor]
     token_rarity: Callable[[str, Tensor], Tensor]
+    token_labels: Callable[[str, Tensor], Tensor]
     task: Task | None = None
     drives: tuple[Drive, ...] = ()
     undriven: Mapping[str, Tensor] = dataclasses.field(default_factory=dict)
@@ -307,7 +311,7 @@ class Planted:
         Of the model that is imagined around them.
     expect
         Called with the result; raises `AssertionError` with a sentence if the answer is wrong.
-    readout, ov_alignment, token_rarity, task
+    readout, ov_alignment, token_rarity, token_labels, task
         As in `Where`, where the analysis needs one.
     tokens
         Ids ``[batch, token]``, where the analysis looks at them; else they are drawn at random.
@@ -328,6 +332,7 @@ class Planted:
     readout: Callable[[Tensor], Tensor] | None = None
     ov_alignment: Callable[[int], Tensor] | None = None
     token_rarity: Callable[[str, Tensor], Tensor] | None = None
+    token_labels: Callable[[str, Tensor], Tensor] | None = None
     tokens: Tensor | None = None
     task: Task | None = None
     truth: Mapping[str, np.ndarray[Any, np.dtype[np.bool_]]] = dataclasses.field(default_factory=dict)

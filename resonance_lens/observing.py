@@ -6,6 +6,7 @@ attention pattern longer than its layer.
 
 from __future__ import annotations
 
+import cmath
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -39,7 +40,7 @@ def require_tokenizer(adapter: Adapter, analysis: Analysis) -> None:
     if "tokenizer" in analysis.needs and adapter.tokenizer is None:
         raise AdapterError(
             f"{adapter.facts.model_name} ({adapter.facts.host}) has no tokenizer, which {analysis.name} "
-            "needs to count tokens with; set model.tokenizer, or leave it out."
+            "needs to count or label tokens with; set model.tokenizer, or leave it out."
         )
 
 
@@ -215,6 +216,7 @@ def where_of(
         readout=adapter.readout,
         ov_alignment=adapter.ov_alignment,
         token_rarity=adapter.token_rarity,
+        token_labels=adapter.token_labels,
         task=task,
     )
 
@@ -269,7 +271,7 @@ def _all_finite_array(values: Array) -> bool:
 
 def _all_finite(values: torch.Tensor) -> bool:
     # A sum is not finite if a term is not, and takes a fourth of the time; if it overflowed, look again.
-    return bool(torch.isfinite(values.sum())) or bool(torch.isfinite(values).all())
+    return cmath.isfinite(values.sum().item()) or bool(torch.isfinite(values).all())
 
 
 def require_finite(signal: Signal) -> None:

@@ -284,13 +284,26 @@ def words(tokenizer: Any, ids: Sequence[int]) -> Iterator[tuple[list[int], str]]
         start = stop + 1
 
 
+def spelled(tokenizer: Any, ids: Sequence[int]) -> tuple[str, list[int]]:
+    """Return the text that ids spell, none of which is special, and how far each of them reaches in it.
+
+    Returns
+    -------
+    tuple
+        The text, and ``[token + 1]`` numbers of characters: token i lies between numbers i and i + 1. A token
+        that ends inside of a character adds nothing.
+    """
+    text, ends = "", [0]
+    for stop in range(1, len(ids) + 1):
+        text = tokenizer.decode(ids[:stop], clean_up_tokenization_spaces=False)
+        ends.append(max(ends[-1], len(text.rstrip("\ufffd"))))  # half of a character adds nothing yet
+    return text, ends
+
+
 def _words_between(
     tokenizer: Any, ids: Sequence[int], start: int, stop: int
 ) -> Iterator[tuple[list[int], str]]:
-    text, ends = "", [0]
-    for end in range(start + 1, stop + 1):
-        text = tokenizer.decode(ids[start:end], clean_up_tokenization_spaces=False)
-        ends.append(max(ends[-1], len(text.rstrip("\ufffd"))))  # half of a character adds nothing yet
+    text, ends = spelled(tokenizer, ids[start:stop])
     found = list(WORD.finditer(text))
     pieces: list[list[int]] = [[] for _ in found]
     for index in range(len(ends) - 1):

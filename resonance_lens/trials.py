@@ -119,6 +119,14 @@ class PlantedAdapter(Adapter):
             )
         return self.planted.token_rarity(corpus, tokens)
 
+    def token_labels(self, rule: str, tokens: Tensor) -> Tensor:
+        """Return which classes the tokens were said to have."""
+        if self.planted.token_labels is None:
+            raise AnalysisError(
+                "This analysis asks for classes of tokens, so what it plants needs a token_labels."
+            )
+        return self.planted.token_labels(rule, tokens)
+
     def tokens(self) -> list[list[int]]:
         """Return ids of the right lengths; they stand for nothing unless some were planted."""
         if self.planted.tokens is not None:
