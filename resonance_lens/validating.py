@@ -57,6 +57,7 @@ LEFT_OUT: dict[str, str] = {
     "fourier_features": "its places are layers of a model of modular arithmetic, which has one",
     "frequency_response": "it is made of drives, and not of prompts",
     "natural_drives": "it makes prompts of its own of those that it is given",
+    "spectral_probe": "it says what can be read from the residual stream, and not what of it is used",
 }
 """Analyses that are not put to this test, and why."""
 

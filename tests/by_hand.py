@@ -156,6 +156,7 @@ def observe(
         readout=readout or unused,
         ov_alignment=unused,
         token_rarity=unused,
+        token_labels=unused,
     )
     seen = []
     for layer, values in enumerate(layers):
