@@ -3,8 +3,10 @@
 from resonance_lens.nn.cards import CardModule as CardModule
 from resonance_lens.nn.cards import from_card as from_card
 from resonance_lens.nn.cards import last_token as last_token
+from resonance_lens.nn.cyclic import CyclicFilter as CyclicFilter
 from resonance_lens.nn.fourier import FourierHead as FourierHead
 from resonance_lens.nn.fourier import smoothness as smoothness
+from resonance_lens.nn.hidden import HiddenHead as HiddenHead
 from resonance_lens.nn.kuramoto import kuramoto_phases as kuramoto_phases
 from resonance_lens.nn.linear import LinearHead as LinearHead
 from resonance_lens.nn.locking import Locking as Locking

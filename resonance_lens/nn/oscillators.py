@@ -208,7 +208,9 @@ class OscillatorBank(CardModule):
         )
 
     @torch.no_grad()
-    def tune(self, x: Tensor, labels: Tensor, lengths: Tensor | None = None) -> tuple[Rhythm, ...]:
+    def tune(
+        self, x: Tensor, labels: Tensor, lengths: Tensor | None = None, *, every_token: bool = False
+    ) -> tuple[Rhythm, ...]:
         """Set frequencies, drives and read-out from labelled records. Give it training records only.
 
         A gradient does not find a rhythm: its landscape is flat but for ``1 / T`` cycles per token round it,
@@ -223,6 +225,8 @@ class OscillatorBank(CardModule):
             Class of each record, integers ``[batch]`` from 0 to ``n_outputs - 1``; 0 and 1 for one output.
         lengths
             As of `synchrony`; 4 tokens or more each.
+        every_token
+            Whether the read-out is to be right at all tokens of a record, and not at the last alone.
 
         Returns
         -------
@@ -239,7 +243,7 @@ class OscillatorBank(CardModule):
         -----
         Rhythms are those of `resonance_lens.nn.tuning.rhythms`. A drive is the signal in the rhythm's
         direction at a root mean square of 1. The read-out is Fisher's linear discriminant of the features at
-        the last token.
+        the last token, or at all of them.
         """
         real = real_tokens(x, lengths)
         n_real = real.sum((1, 2))
@@ -262,13 +266,31 @@ class OscillatorBank(CardModule):
             self.drive[oscillator, self.n_planes + plane] = weights.imag.to(self.drive.dtype)
             wanted = math.log(2 * rhythm.frequency / (1 - 2 * rhythm.frequency))
             self.frequency_shift[oscillator, plane] = self.window * (wanted - self.start[oscillator, plane])
-        features = last_token(self.synchrony(x, lengths).features, lengths)
+        features = self.synchrony(x, lengths).features
+        if every_token:
+            features, labels = features[real[..., 0]], labels.repeat_interleave(n_real)
+        else:
+            features = last_token(features, lengths)
         weight, bias = discriminant(features.double(), labels, n_classes)
         if self.n_outputs == 1:
             weight, bias = weight[1:] - weight[:1], bias[1:] - bias[:1]
         self.weight.copy_(weight)
         self.bias.copy_(bias)
         return tuple(found)
+
+    def behind(self, projection: Tensor) -> OscillatorBank:
+        """Return a bank that does with ``x`` what this one does with ``x @ projection``.
+
+        Where features are more than records: reduce them, tune a small bank, and put it behind the reduction.
+
+        Parameters
+        ----------
+        projection
+            ``[feature, in_features]``.
+        """
+        made = type(self).from_card(self.card() | {"in_features": len(projection)})
+        made.load_state_dict(self.state_dict() | {"drive": self.drive.detach() @ projection.T})
+        return made
 
     def _drive(self, x: Tensor) -> Tensor:
         """Return drives ``[batch, token, oscillator, plane]``, complex, of norm below 1 over planes."""

@@ -9,10 +9,21 @@ import pytest
 import torch
 
 from resonance_lens.errors import ParameterError
-from resonance_lens.nn import CardModule, FourierHead, LinearHead, OscillatorBank, SpectralFilter, from_card
+from resonance_lens.nn import (
+    CardModule,
+    CyclicFilter,
+    FourierHead,
+    HiddenHead,
+    LinearHead,
+    OscillatorBank,
+    SpectralFilter,
+    from_card,
+)
 
 MODULES: list[CardModule] = [
+    CyclicFilter(6, 3, 9, gamma=0.1, seed=3),
     FourierHead(6, 10, 4, start="published", seed=3),
+    HiddenHead(6, 5, 10, n_frequencies=3, gamma=0.5, seed=3),
     LinearHead(6, 10, rank=2, seed=3),
     OscillatorBank(6, 5, 3, update="akorn", dimension=4, seed=3),
     SpectralFilter(6, 3, n_indices=12, seed=3),

@@ -203,3 +203,17 @@ def test_what_is_refused(change: dict[str, object], said: str) -> None:
     fields: dict[str, object] = {"in_features": 4, "n_bins": 10, "n_frequencies": 3}
     with pytest.raises(ParameterError, match=said):
         FourierHead(**(fields | change))  # type: ignore[arg-type]
+
+
+def test_no_bin_gets_more_than_frequencies_allow() -> None:
+    """(N + 1) / n_bins, reached when all amplitudes point to one bin: what a sharp target costs."""
+    head = FourierHead(4, 10, 4)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        head.weight.copy_(torch.randn(head.weight.shape, generator=generator))
+        most = head(torch.randn(4000, 4, generator=generator)).exp().max()
+        assert 0.3 < most <= 5 / 10 + 1e-4
+        head.weight.zero_()
+        angle = -torch.pi * torch.arange(5) * 0.5  # towards the centre of bin 7
+        head.bias.copy_(torch.cat([angle.cos(), angle.sin()]))
+        assert float(head(torch.zeros(4)).exp().max()) == pytest.approx(0.5, abs=1e-3)
