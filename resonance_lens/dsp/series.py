@@ -55,7 +55,8 @@ def head_series(z: Signal, kind: Kind, draw: int, directions: Callable[[], Tenso
         if kind == "norm":
             norm: Tensor = torch.linalg.vector_norm(signal.values, dim=-1)
             return norm
-        return torch.einsum("bthd,hd->bth", signal.values, directions().to(signal.values))
+        projected: Tensor = torch.linalg.vecdot(signal.values, directions().to(signal.values))
+        return projected
 
     return z.memo(("head series", kind, draw), compute)
 
