@@ -82,13 +82,15 @@ class ViewSpec:
         ``flag_meanings`` names classes, as the CF conventions do, its values 0, 1, 2, ... are drawn as these.
         ``lines``: variables over the dimension ``over``; bounds ``x_low`` and ``x_high`` become a band, and
         variables named in ``references`` become the baselines and nulls beside them, a null with its band.
+        A reference without ``over`` is a place on that axis, and stands upright.
         More than eight series whose coordinates are numbers are shaded by these, and the first and last of
         them keep their band.
         ``bode``: a gain over frequencies, and below it its phase in radians where a second variable is
         named; otherwise as ``lines``. The gain is drawn in decibels.
         ``matrix``: one variable with two dimensions.
         ``image``: one variable over two dimensions whose coordinates are numbers, ``over`` to the right and
-        ``down`` upwards: layer by frequency, scale by token.
+        ``down`` upwards: layer by frequency, scale by token. A reference over ``over`` alone is drawn as
+        points at its height.
         ``oscilloscope``: one variable over ``over`` (tokens) for the two coordinates of ``series``: both
         traces, and the second against the first (a Lissajous figure). Or two variables, of which the second
         has the dimension ``series``: the figure that it draws against the first at each coordinate, beside

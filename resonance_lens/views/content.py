@@ -13,10 +13,13 @@ from resonance_lens.errors import ResultError, unknown
 from resonance_lens.methods import READINGS
 from resonance_lens.result import Result, ViewSpec
 from resonance_lens.views.exhibits import Exhibit
-from resonance_lens.views.text import given, words
+from resonance_lens.views.text import given, visible, words
 
 Numbers = np.ndarray[Any, np.dtype[np.float64]]
 Levels = np.ndarray[Any, np.dtype[np.int64]]
+
+TEXT = "token_text"
+"""The coordinate that holds the tokens, along ``token``."""
 
 Role = Literal["value", "null", "baseline", "random_weights", "shuffled_tokens"]
 
@@ -132,7 +135,8 @@ class Line:
 class Panel:
     """Lines that share their axes.
 
-    ``zero`` draws the line of zero; an ``angle`` is drawn around the circle.
+    ``zero`` draws the line of zero; an ``angle`` is drawn around the circle. ``uprights`` are places on the
+    horizontal axis, with what each is.
     """
 
     title: str = ""
@@ -141,6 +145,7 @@ class Panel:
     lines: tuple[Line, ...]
     zero: bool = False
     angle: bool = False
+    uprights: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -168,8 +173,10 @@ class Lines(Content):
 
     @property
     def legend(self) -> str:
-        """What the points, bands, dashes and marks are."""
-        return "  \u00b7  ".join(part for part in (self.band, _marks(self.marking)) if part)
+        """What the points, bands, dashes, upright lines and marks are."""
+        names = dict.fromkeys(name for panel in self.panels for name, _ in panel.uprights)
+        upright = f"upright line: {', '.join(names)}" if names else ""
+        return "  \u00b7  ".join(part for part in (self.band, upright, _marks(self.marking)) if part)
 
 
 def _marks(marking: Marking | None) -> str:
@@ -292,8 +299,13 @@ def along(dimension: str | None, variable: xr.DataArray) -> list[tuple[dict[str,
     if dimension is None or dimension not in variable.dims:
         return [({}, "")]
     values = [str(value) for value in variable[dimension].values]
+    texts = variable[TEXT].values if dimension == "token" and TEXT in variable.coords else None
     return [
-        ({dimension: i}, READINGS.get((dimension, value), f"{words(dimension)}: {value}"))
+        (
+            {dimension: i},
+            READINGS.get((dimension, value), f"{words(dimension)}: {value}")
+            + ("" if texts is None else f" {visible(str(texts[i]))}"),
+        )
         for i, value in enumerate(values)
     ]
 

@@ -173,9 +173,10 @@ def height(shown: Shown, *, title: bool) -> float:
         return extra + plots_tokens.token_values_height(shown)
     if shown.view.kind == "layer_head_map":
         return extra + 0.95 + min(4.2, max(1.5, 0.24 * len(shown.y)))
-    if len(shown.grids) == 1:  # cells are square: a few rows need no more than their share
-        return extra + min(5.6, max(1.9, 1.1 + 6.2 * len(shown.y) / max(1, len(shown.x))))
-    return extra + 0.9 + WIDTH / len(shown.grids)
+    if shown.x != shown.y:
+        return extra + 1.1 + min(4.5, max(1.0, 0.34 * len(shown.y)))
+    # What is compared with itself has square cells: a few rows need no more than their share.
+    return extra + (5.6 if len(shown.grids) == 1 else 0.9 + WIDTH / len(shown.grids))
 
 
 @contextmanager

@@ -32,7 +32,10 @@ MOST_CELLS = 1024
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Image(Content):
-    """Heat maps over two axes of numbers, with the same axes and colours."""
+    """Heat maps over two axes of numbers, with the same axes and colours.
+
+    ``points`` are values on the vertical axis along the horizontal one, and ``points_label`` says of what.
+    """
 
     x: Axis
     y: Axis
@@ -41,6 +44,13 @@ class Image(Content):
     limits: tuple[float, float]
     extend: str
     grids: tuple[Grid, ...]
+    points: Numbers | None = None
+    points_label: str = ""
+
+    @property
+    def legend(self) -> str:
+        """What the points are."""
+        return f"points: {self.points_label}" if self.points_label else ""
 
 
 def image(view: ViewSpec, result: Result) -> Image:
@@ -68,12 +78,18 @@ def image(view: ViewSpec, result: Result) -> Image:
     if len(grids) > FACETS:
         notes.append(f"The first {FACETS} of {len(grids)} values of {words(left[0])} are shown.")
         grids = grids[:FACETS]
+    points, points_label = _points(view, result, columns)
     across, up = (-(-axis.values.size // MOST_CELLS) for axis in (x, y))
     if across > 1 or up > 1:
         notes.append(f"Block-averaged: each cell is the mean of up to {across} x {up} cells.")
         cyclic = view.colours == "cyclic"
         grids = [replace(grid, values=block_means(grid.values, up, across, cyclic=cyclic)) for grid in grids]
         x, y = merged(x, across), merged(y, up)
+        points = None if points is None else block_means(points[None], 1, across)[0]
+    if points is not None:
+        beyond = int(((points < y.edges[0]) | (points > y.edges[-1])).sum())
+        if beyond:
+            notes.append(f"{beyond} of the points lie beyond the vertical axis.")
     limits, extend = colour_limits(view, grids, square=False)
     if not all(np.isfinite(grid.values).all() for grid in grids):
         notes.append("Cells without a value are grey.")
@@ -90,7 +106,23 @@ def image(view: ViewSpec, result: Result) -> Image:
         limits=limits,
         extend=extend,
         grids=tuple(grids),
+        points=points,
+        points_label=points_label,
     )
+
+
+def _points(view: ViewSpec, result: Result, columns: list[int]) -> tuple[Numbers | None, str]:
+    """Return the reference that is drawn as points, and what it is."""
+    if not view.references:
+        return None, ""
+    if len(view.references) > 1:
+        raise refusal(view, result, f"an image has points of one reference; it names {len(view.references)}.")
+    variable, _ = select(view, result, view.references[0], (view.over,))
+    if variable.dims != (view.over,):
+        raise refusal(
+            view, result, f"the reference {view.references[0]!r} needs the dimension {view.over!r} alone."
+        )
+    return array(variable, view.over)[columns], long_name(variable)
 
 
 def block_means(values: Numbers, up: int, across: int, *, cyclic: bool = False) -> Numbers:

@@ -169,9 +169,13 @@ def _panel(
     variable = lookup(view, result, name)
     series = _series(view, variable)
     shown: list[Line] = []
+    uprights: list[tuple[str, float]] = []
     for reference in references:
         if role(reference) in BASELINES and reference not in result.data:
             drawing.note(_missing(result, role(reference)))
+            continue
+        if view.over not in lookup(view, result, reference).dims:
+            uprights += _upright(drawing, reference, at)
             continue
         short = _short(result, reference, name)
         shown += _reference(drawing, reference, len(series), at, short)
@@ -198,7 +202,20 @@ def _panel(
         units=units(variable),
         lines=tuple(shown),
         zero=lowest < 0 or name.endswith("_effect"),
+        uprights=tuple(uprights),
     )
+
+
+def _upright(drawing: _Drawing, name: str, at: Mapping[str, int]) -> list[tuple[str, float]]:
+    """Return the place on the horizontal axis that a reference without that axis is; none without a value."""
+    variable, _ = select(drawing.view, drawing.result, name, tuple(at))
+    value = variable.isel({d: i for d, i in at.items() if d in variable.dims})
+    if value.ndim:
+        left = ", ".join(map(str, value.dims))
+        raise drawing.error(
+            f"the reference {name!r} needs {drawing.view.over!r}, or a selection along {left}."
+        )
+    return [(long_name(variable), float(value))] if np.isfinite(float(value)) else []
 
 
 def _shades(variable: xr.DataArray, series: str | None) -> tuple[str, float, float] | None:

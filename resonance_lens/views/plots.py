@@ -117,18 +117,20 @@ def _panel(ax: Axes, panel: Panel, shown: Lines, theme: Theme) -> None:
         ax.set_title(drawable(panel.title, 60), loc="left", fontweight="bold")
     if panel.zero and shown.view.y_scale == "linear":
         ax.axhline(0, color=theme.rule, linewidth=1, zorder=1)
+    for _, place in panel.uprights:
+        ax.axvline(place, color=theme.outline, linewidth=1.1, zorder=3)
     _slopes(ax, panel, shown.view.slopes, theme)
     plain = [line for line in panel.lines if not line.reference]
     for line in panel.lines:
         _spread(ax, line, theme, n_lines=len(plain))
         _line(ax, line, theme, stems=shown.view.stems, angle=panel.angle)
     _upwards(ax, panel, shown, theme)
-    ax.set_xlabel(drawable(shown.x_label, 60))
+    beside = 1 if shown.stacked else len(shown.panels)
+    ax.set_xlabel(textwrap.fill(drawable(shown.x_label, 60), max(18, 100 // beside)))
     ax.set_ylabel(f"{textwrap.fill(drawable(panel.label, 90), 36)}\n({drawable(panel.units, 40)})")
     ax.tick_params(length=3)
     if shown.periods and not (shown.stacked and panel is not shown.panels[0]):
         frequencies = np.concatenate([line.x for line in panel.lines])
-        beside = 1 if shown.stacked else len(shown.panels)
         period_axis(ax, "top", shown.periods, theme, frequencies, panels=beside)
     if labelled(panel):
         return
@@ -225,7 +227,8 @@ def _slopes(ax: Axes, panel: Panel, slopes: tuple[float, ...], theme: Theme) -> 
 def _across(ax: Axes, panel: Panel, scale: Scale, panels: int) -> None:
     """Set the ends and the ticks of the horizontal axis."""
     every = np.concatenate([line.x for line in panel.lines])
-    first, last = float(every.min()), float(every.max())
+    ends = [every.min(), every.max(), *(place for _, place in panel.uprights)]
+    first, last = float(min(ends)), float(max(ends))
     if scale == "log":
         ax.set_xscale("log")
         margin = (last / first) ** 0.02 if last > first else 2.0

@@ -11,7 +11,15 @@ from matplotlib.figure import Figure, SubFigure
 
 from resonance_lens.views.content import Grid
 from resonance_lens.views.images import Image
-from resonance_lens.views.plotting import colour_bar, colour_map, drawable, number_ticks, period_axis
+from resonance_lens.views.plotting import (
+    INK_ON_DARK,
+    INK_ON_LIGHT,
+    colour_bar,
+    colour_map,
+    drawable,
+    number_ticks,
+    period_axis,
+)
 from resonance_lens.views.theme import Theme
 
 
@@ -22,6 +30,10 @@ def image(where: Figure | SubFigure, shown: Image, theme: Theme) -> None:
     norm = Normalize(*shown.limits)
     for ax, grid in zip(axes, shown.grids, strict=True):
         cells = _cells(ax, grid, shown, colours, norm)
+        if shown.points is not None:
+            # Light inside of dark: seen on every colour.
+            for ink, size in ((INK_ON_LIGHT, 3.4), (INK_ON_DARK, 2.0)):
+                ax.plot(shown.x.values, shown.points, "o", color=ink, markersize=size, mew=0, zorder=3)
         ax.set_title(drawable(grid.title, 60), loc="left", fontweight="bold")
         ax.set_xlabel(drawable(shown.x.label, 60))
         ax.tick_params(length=3)

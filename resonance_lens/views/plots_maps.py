@@ -58,7 +58,7 @@ def _grid(ax: Axes, grid: Grid, shown: Map, theme: Theme, colours: Colormap, nor
     layered = shown.view.kind == "layer_head_map"
     image = ax.imshow(
         grid.values,
-        aspect="auto" if layered else "equal",
+        aspect="auto" if layered or shown.x != shown.y else "equal",
         cmap=colours,
         norm=norm,
         origin="lower" if layered else "upper",

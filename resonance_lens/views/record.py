@@ -129,6 +129,7 @@ def _lines(shown: Lines) -> dict[str, Any]:
             "x": shown.x_label,
             "y": panel.label,
             "units": panel.units,
+            "uprights": [list(upright) for upright in panel.uprights],
             "lines": [
                 {
                     "variable": line.name,
@@ -201,6 +202,7 @@ def _image(shown: Image) -> dict[str, Any]:
         "rows": int(shown.y.values.size),
         "panels": [grid.title for grid in shown.grids],
         "missing": [int((~np.isfinite(grid.values)).sum()) for grid in shown.grids],
+        "points": shown.points_label,
     }
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from resonance_lens.result import Result, ViewSpec
 from resonance_lens.views.axes import refusal
 from resonance_lens.views.content import (
+    TEXT,
     Content,
     Numbers,
     array,
@@ -23,9 +24,6 @@ from resonance_lens.views.text import visible
 
 DRAWN = 160
 """Most tokens of a figure."""
-
-TEXT = "token_text"
-"""The coordinate that holds the tokens, along ``token``."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
