@@ -11,6 +11,7 @@ import ipaddress
 import socket
 from typing import Any
 
+import pytest
 import torch
 from hypothesis import settings
 
@@ -18,6 +19,15 @@ from hypothesis import settings
 torch.set_num_threads(1)
 settings.register_profile("resonance_lens", deadline=None)
 settings.load_profile("resonance_lens")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put files with slow tests first: what takes long must not begin when another process is done.
+
+    By itself pytest-xdist begins with the files that have most tests, and ends with the slowest.
+    """
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 class NetworkAccess(AssertionError):

@@ -52,6 +52,18 @@ def cases() -> list[tuple[Host, Architecture]]:
     return [(host, architecture) for host in hosts() for architecture in ARCHITECTURES]
 
 
+def cases_with(turn: Architecture) -> list[tuple[Host, Architecture]]:
+    """Return the hosts and architectures that one of many things is tried on, for ``parametrize``.
+
+    Every architecture on a host in the version of TransformerLens that is its home: the bridge in 4, a
+    HookedTransformer in 3. The same host in an earlier version gets the one whose turn it is: that its
+    signals are the same there is tested with all of them, site by site (tests/hooks).
+    """
+    major = int(version("transformer-lens").split(".")[0])
+    home = "transformer_bridge" if major >= 4 else "hooked_transformer" if major == 3 else None
+    return [(host, arch) for host, arch in cases() if host.name == home or arch is turn]
+
+
 def build(architecture: Architecture, **kwargs: Any) -> Any:
     """Return a fresh model on the first host that is installed."""
     return hosts()[0].build(architecture, **kwargs)
@@ -162,6 +174,14 @@ def hooked(
     assert set(weights) <= set(state), set(weights) - set(state)
     model.load_state_dict(state)
     return model.eval()
+
+
+@cache
+def smollm2() -> Any:
+    """Return SmolLM2-135M, loaded once in each process: 0.5 GiB, which no test may change."""
+    import resonance_lens as rl
+
+    return rl.load_model("smollm2-135m", progress=False)
 
 
 def prompts(seed: int = 0, lengths: tuple[int, ...] = (7, 1, 12, 5)) -> list[list[int]]:

@@ -174,6 +174,7 @@ def test_help_says_every_command_and_what_exit_codes_mean(cli: Run) -> None:
         "patch",
         "carriers",
         "probe",
+        "discover",
         "check-model",
     ):
         assert f"    {command}" in outcome.out
@@ -805,8 +806,8 @@ FILES: dict[str, str | bytes] = {
 }
 
 WRONG = {
-    "": "Name a command: list, models, run, report, compare, patch, carriers, probe, check-model; see "
-    "`resonance-lens --help`.",
+    "": "Name a command: list, models, run, report, compare, patch, carriers, probe, discover, check-model; "
+    "see `resonance-lens --help`.",
     "lst": "There is no command 'lst'. .* Did you mean 'list'?",
     "run --prompt x": "run takes no option '--prompt'. Did you mean '--prompts'?",
     "models --jsn": "models takes no option '--jsn'. Did you mean '--json'?",

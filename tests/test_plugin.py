@@ -89,45 +89,18 @@ def test_it_can_be_kept_out(installed: Path) -> None:
     assert names - {e["name"] for e in json.loads(kept_out.stdout)} == {"attention_to_self"}
 
 
-def test_it_measures_a_model_from_the_command_line(installed: Path, model: Path, tmp_path: Path) -> None:
-    prompts = tmp_path / "prompts.txt"
-    words = [f"w{i % 51}" for i in range(30)]
-    prompts.write_text("\n".join(" ".join(words[start : start + 18]) for start in range(6)) + "\n")
-    done = cli(
-        installed, "run", str(model), "--prompts", str(prompts),
-        "--analyses", "attention_to_self,attention_entropy", "--set", "attention_to_self.min_keys=4",
-        "--out", str(tmp_path / "out"), "--quiet", "--json",
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert set(json.loads(done.stdout)["analyses"]) == {"attention_to_self", "attention_entropy"}
-    with xr.open_dataset(tmp_path / "out" / "attention_to_self.nc", engine="h5netcdf") as data:
-        assert data.self_weight.dims == ("category", "layer", "head")
-        about = json.loads(data.attrs["resonance_lens"])
-    assert about["provenance"]["parameters"] == {"min_keys": 4, "scale": "weight"}
-    assert "heads give themselves more attention" in about["summary"]
+TOGETHER = """
+import contextlib, io, json, sys
+from resonance_lens.cli import main
 
+def call(argv):
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = main(argv)
+    return {"code": code, "out": out.getvalue(), "err": err.getvalue()}
 
-def test_a_wrong_parameter_of_it_is_one_sentence(installed: Path, model: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    done = cli(
-        installed, "run", str(model), "--prompts", "demo", "--analyses", "attention_to_self",
-        "--set", "attention_to_self.scale=percent", "--out", str(out),
-    )  # fmt: skip
-    assert done.returncode == 2
-    (line,) = done.stderr.splitlines()
-    assert "'scale' parameter of attention_to_self must be one of 'weight', 'share'; got 'percent'" in line
-    assert not out.exists()
+calls = [call(argv) for argv in json.loads(sys.argv[1])]
 
-
-CHECKS = """
-from resonance_lens.registry import get_analysis
-from resonance_lens.testing import check_analysis
-check_analysis(get_analysis("attention_to_self"))
-print("sound")
-"""
-
-ADAPTER = """
-import json
 import numpy as np
 import resonance_lens as rl
 from attention_extras.positional import PositionalModel
@@ -143,12 +116,13 @@ assert type(attach(model)).__name__ == "PositionalAdapter"
 table = check_model(model)
 prompts = [rng.integers(0, 100, size=n).tolist() for n in (12, 30, 21, 9, 16, 25, 11, 19)]
 run = rl.run(model, prompts, ["attention_to_self", "phase_coherence"], progress=False)
-check_analysis(get_analysis("attention_to_self"), model)
+check_analysis(get_analysis("attention_to_self"), model)  # every check, on what it plants and on the host
 try:
     rl.run(model, prompts, "belief_collapse", progress=False)
 except rl.ResonanceLensError as error:
     refusal = str(error)
 print(json.dumps({
+    "calls": calls,
     "served": [proof.site for proof in table if not proof.missing],
     "host": run.provenance["model"]["host"],
     "best": [target.label for target in run["attention_to_self"].targets(3)],
@@ -157,18 +131,51 @@ print(json.dumps({
 """
 
 
-def last_line(done: subprocess.CompletedProcess[str]) -> Any:
-    assert done.returncode == 0, done.stderr
-    return done.stdout.splitlines()[-1]
+@pytest.fixture(scope="module")
+def done(installed: Path, model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Return what one process with the package on its path has done: most of its time goes into starting."""
+    folder = tmp_path_factory.mktemp("done")
+    prompts = folder / "prompts.txt"
+    words = [f"w{i % 51}" for i in range(30)]
+    prompts.write_text("\n".join(" ".join(words[start : start + 18]) for start in range(6)) + "\n")
+    measured = [
+        "run", str(model), "--prompts", str(prompts),
+        "--analyses", "attention_to_self,attention_entropy", "--set", "attention_to_self.min_keys=4",
+        "--out", str(folder / "out"), "--quiet", "--json",
+    ]  # fmt: skip
+    wrong = [
+        "run", str(model), "--prompts", "demo", "--analyses", "attention_to_self",
+        "--set", "attention_to_self.scale=percent", "--out", str(folder / "wrong"),
+    ]  # fmt: skip
+    ended = run(installed, "-c", TOGETHER, json.dumps([measured, wrong]))
+    assert ended.returncode == 0, ended.stderr
+    return {"folder": folder, **json.loads(ended.stdout.splitlines()[-1])}
 
 
-def test_its_analysis_passes_every_check(installed: Path) -> None:
-    assert last_line(run(installed, "-c", CHECKS)) == "sound"
+def test_it_measures_a_model_from_the_command_line(done: dict[str, Any]) -> None:
+    call = done["calls"][0]
+    assert call["code"] == 0, call["err"]
+    assert set(json.loads(call["out"])["analyses"]) == {"attention_to_self", "attention_entropy"}
+    with xr.open_dataset(done["folder"] / "out" / "attention_to_self.nc", engine="h5netcdf") as data:
+        assert data.self_weight.dims == ("category", "layer", "head")
+        about = json.loads(data.attrs["resonance_lens"])
+    assert about["provenance"]["parameters"] == {"min_keys": 4, "scale": "weight"}
+    assert "heads give themselves more attention" in about["summary"]
 
 
-def test_its_adapter_serves_its_kind_of_model(installed: Path) -> None:
-    found = json.loads(last_line(run(installed, "-c", ADAPTER)))
-    assert found["served"] == ["pattern"]
-    assert found["host"] == "positional"
-    assert sorted(found["best"]) == ["L0H0", "L1H0", "L2H0"]
-    assert found["refusal"] == "A positional model has attention and no 'resid_post'."
+def test_a_wrong_parameter_of_it_is_one_sentence(done: dict[str, Any]) -> None:
+    call = done["calls"][1]
+    assert call["code"] == 2
+    (line,) = call["err"].splitlines()
+    assert "'scale' parameter of attention_to_self must be one of 'weight', 'share'; got 'percent'" in line
+    assert not (done["folder"] / "wrong").exists()
+
+
+def test_its_analysis_passes_every_check_and_its_adapter_serves_its_kind_of_model(
+    done: dict[str, Any],
+) -> None:
+    """The checks are in the process: it would not have ended well."""
+    assert done["served"] == ["pattern"]
+    assert done["host"] == "positional"
+    assert sorted(done["best"]) == ["L0H0", "L1H0", "L2H0"]
+    assert done["refusal"] == "A positional model has attention and no 'resid_post'."

@@ -7,7 +7,6 @@ limits were set after the large runs were seen.
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
 
 import pytest
 import torch
@@ -16,6 +15,7 @@ from torch import Tensor
 
 import resonance_lens as rl
 from tests.benchmarks import roads
+from tests.models import smollm2
 
 pytestmark = pytest.mark.slow
 
@@ -23,13 +23,8 @@ SETUP = roads.Setup(layer=15, heard=(15, 22), tokens=32, period=8, directions=1,
 
 
 @cache
-def model() -> Any:
-    return rl.load_model("smollm2-135m", progress=False)
-
-
-@cache
 def responses() -> dict[str, Tensor]:
-    return roads.measure(model(), roads.documents(model(), 4, SETUP.tokens), SETUP)
+    return roads.measure(smollm2(), roads.documents(smollm2(), 4, SETUP.tokens), SETUP)
 
 
 def apart(one: Tensor, other: Tensor) -> float:
@@ -57,10 +52,10 @@ def test_coherent_gains_agree_within_their_intervals(pair: tuple[str, str]) -> N
 
 @cache
 def seed(number: int) -> xr.Dataset:
-    rows = roads.documents(model(), 2, 96)
+    rows = roads.documents(smollm2(), 2, 96)
     given = {"frequency_response": {"layer": 15, "directions": 2}}
     run = rl.run(
-        model(),
+        smollm2(),
         rows,
         "frequency_response",
         parameters=given,

@@ -23,30 +23,28 @@ import resonance_lens as rl
 from resonance_lens.analyses.attention_filter import CLASSES
 from resonance_lens.hooks.adapter import Hook
 from resonance_lens.prompts import corpus
+from tests.models import smollm2
 
 pytestmark = pytest.mark.slow
 
 N_TOKENS = 160
 N_FITTED, N_JUDGED = 12, 4
+N_JUDGED_TOKENS = 96
+"""Of each document that is judged: a pass with hooks costs by the token."""
 Head = tuple[int, int]
-
-
-@cache
-def model() -> Any:
-    return rl.load_model("smollm2-135m", progress=False)
 
 
 @cache
 def documents() -> list[list[int]]:
     """Return the beginning of each of some documents of prose, no document twice."""
     chosen = corpus("prose")[:: len(corpus("prose")) // (N_FITTED + N_JUDGED)]
-    ids = [model().tokenizer(document.text)["input_ids"][:N_TOKENS] for document in chosen]
+    ids = [smollm2().tokenizer(document.text)["input_ids"][:N_TOKENS] for document in chosen]
     return [row for row in ids if len(row) == N_TOKENS][: N_FITTED + N_JUDGED]
 
 
 @cache
 def fitted() -> xr.Dataset:
-    run = rl.run(model(), documents()[:N_FITTED], "attention_filter", baselines=(), progress=False)
+    run = rl.run(smollm2(), documents()[:N_FITTED], "attention_filter", baselines=(), progress=False)
     return run["attention_filter"].data
 
 
@@ -66,8 +64,8 @@ def detected() -> np.ndarray[Any, Any]:
     """
     from transformer_lens.head_detector import detect_head
 
-    texts = [model().tokenizer.decode(row[:96]) for row in documents()[N_FITTED:]]
-    scores = [detect_head(model(), text, "previous_token_head", exclude_bos=True) for text in texts]
+    texts = [smollm2().tokenizer.decode(row[:N_JUDGED_TOKENS]) for row in documents()[N_FITTED:]]
+    scores = [detect_head(smollm2(), text, "previous_token_head", exclude_bos=True) for text in texts]
     return np.asarray(torch.stack(scores).mean(0).double())
 
 
@@ -124,10 +122,16 @@ def loss(hooks: list[Hook]) -> float:
     """Return the mean loss, in nat per token, over the documents that were not fitted."""
     with torch.no_grad():
         losses = [
-            float(model().run_with_hooks(torch.tensor([row]), return_type="loss", fwd_hooks=hooks))
-            for row in documents()[N_FITTED:]
+            float(smollm2().run_with_hooks(torch.tensor([row]), return_type="loss", fwd_hooks=hooks))
+            for row in (document[:N_JUDGED_TOKENS] for document in documents()[N_FITTED:])
         ]
     return sum(losses) / len(losses)
+
+
+@cache
+def plain() -> float:
+    """Return the loss of the model as it is."""
+    return loss([])
 
 
 def kernel_of(layer: int, head: int) -> np.ndarray[Any, Any]:
@@ -141,14 +145,14 @@ def even(layer: int, head: int) -> np.ndarray[Any, Any]:
 @cache
 def costs(name: str, lag: int | None = None) -> tuple[float, float]:
     """Return what it costs to give all heads of a class their kernels, and to give them even patterns."""
-    plain, heads = loss([]), heads_of(name, lag)
-    return loss(replaced(heads, kernel_of)) - plain, loss(replaced(heads, even)) - plain
+    heads = heads_of(name, lag)
+    return loss(replaced(heads, kernel_of)) - plain(), loss(replaced(heads, even)) - plain()
 
 
 def test_replacing_by_itself_changes_nothing() -> None:
     """The hook is the pattern's: with attention as it is handed back, the loss is what it was."""
     same = [("blocks.3.attn.hook_pattern", lambda pattern, hook: pattern.clone())]
-    assert math.isclose(loss(same), loss([]), rel_tol=1e-6)
+    assert math.isclose(loss(same), plain(), rel_tol=1e-6)
 
 
 def test_delays_of_one_do_their_work_as_kernels() -> None:

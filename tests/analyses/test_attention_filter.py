@@ -380,7 +380,6 @@ def class_of(data: xr.Dataset, head: int, layer: int = 0) -> str:
     return CLASSES[int(data.head_class.sel(layer=layer, head=head))]
 
 
-@pytest.mark.host
 @pytest.mark.parametrize("lag", [1, 2, 3, 4])
 def test_a_delay_of_some_tokens(lag: int) -> None:
     data = run(testbed.load_circuit("previous_token", lag=lag))

@@ -25,6 +25,7 @@ from resonance_lens.planting import attention_facts
 from resonance_lens.response_words import said_of_response
 from resonance_lens.trials import measure, result_of
 from tests.by_hand import as_first_row
+from tests.models import smollm2
 
 ROWS = [[1 + (5 * i + j * j) % 15 for j in range(84 - 4 * i)] for i in range(4)]
 
@@ -145,7 +146,7 @@ def test_one_layer_one_prompt_and_bad_parameters(model: Any) -> None:
 @pytest.mark.slow
 def test_smollm2_is_linear_for_small_waves_and_no_filter() -> None:
     """Two prompts of prose: what holds whatever the directions are."""
-    model = rl.load_model("smollm2-135m", progress=False)
+    model = smollm2()
     rows = [ids[:128] for p in rl.corpus() if len(ids := model.tokenizer(p.text)["input_ids"]) >= 128][:2]
     data = result_of(FrequencyResponse(directions=1, layer=5), attach(model), rows).data.sel(driven=5)
     assert float(data.before_onset) == 0

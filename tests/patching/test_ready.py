@@ -17,7 +17,7 @@ from resonance_lens.hooks.attach import attach
 from resonance_lens.patching.ready import agreement, counting, facts, names
 from resonance_lens.patching.ready.drawing import Texts
 from resonance_lens.patching.ready.texts import Encoder
-from tests.models import build, hosts, tokenizer
+from tests.models import build, hosts, smollm2, tokenizer
 from tests.reference_transformer import GPT2
 
 NAMES = [task.name for task in rl.list_pairs()]
@@ -331,11 +331,6 @@ def test_texts_that_are_no_pair_with_this_tokenizer_are_none() -> None:
 
 # Bounds set after the accuracy of 256 pairs was seen (docs/patching.md): they guard it.
 BOUNDS = {"induction": 0.8, "names": 0.8, "facts": 0.9, "agreement": 0.75, "counting": 0.9}
-
-
-@cache
-def smollm2() -> Any:
-    return rl.load_model("smollm2-135m", progress=False)
 
 
 @pytest.mark.slow

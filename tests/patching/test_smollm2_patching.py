@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import resonance_lens as rl
+from tests.models import smollm2
 
 pytestmark = pytest.mark.slow
 
@@ -20,15 +21,10 @@ K = 8
 
 
 @cache
-def model() -> Any:
-    return rl.load_model("smollm2-135m", progress=False)
-
-
-@cache
 def swept() -> Any:
     """Return the top of all 270 heads by attribution, patched exactly, and as many others."""
-    pairs = rl.prompt_pairs("induction", model(), n_pairs=6)
-    return rl.patch(model(), pairs, prescreen=K, controls=(), progress=False)
+    pairs = rl.prompt_pairs("induction", smollm2(), n_pairs=4)
+    return rl.patch(smollm2(), pairs, prescreen=K, controls=(), progress=False)
 
 
 def test_attribution_finds_heads_that_matter() -> None:

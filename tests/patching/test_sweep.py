@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,43 +34,56 @@ def sweep(model: Any, pairs: PromptPairs, targets: Any, **options: Any) -> rl.Pa
     return rl.patch(model, pairs, targets, controls=options.pop("controls", ()), progress=False, **options)
 
 
-def by_hand(
-    model: Any,
-    pairs: PromptPairs,
-    site: str,
-    layer: int,
-    head: int | None,
-    *,
-    base: str,
-    at: int | None = None,
-) -> list[float]:
-    """Return the logit difference of every pair with one place patched: whole passes, one prompt each."""
-    name = ModelAdapter.hook_name(site, layer)
-    found = []
+Place = tuple[str, int, int | None, int | None]
+"""Site, layer, head, position; all heads or positions if there is none."""
+
+
+def by_hand(model: Any, pairs: PromptPairs, places: Sequence[Place], base: str) -> list[list[float]]:
+    """Return the logit difference of every pair with one place patched: whole passes, one prompt each.
+
+    Returns
+    -------
+    list
+        ``[place][pair]``. What is put in comes from one pass of the other prompt, for all places.
+    """
+    found: list[list[float]] = [[] for _ in places]
+    names = {ModelAdapter.hook_name(site, layer) for site, layer, _, _ in places}
     for index, read in enumerate(pairs.read.tolist()):
         sides = {"clean": pairs.clean[index], "corrupted": pairs.corrupted[index]}
         run = torch.tensor([sides.pop(base)])
         (other,) = sides.values()
-        kept: list[Tensor] = []
-        tokens = slice(None) if at is None else [at]
+        kept: dict[str, Tensor] = {}
 
-        def keep(values: Tensor, hook: Any, kept: list[Tensor] = kept) -> None:
-            kept.append(values.clone())
-
-        def put(values: Tensor, hook: Any, kept: list[Tensor] = kept, tokens: Any = tokens) -> Tensor:
-            values = values.clone()
-            if site == "pattern":
-                values[:, head, tokens] = kept[0][:, head, tokens]
-            elif head is None:
-                values[:, tokens] = kept[0][:, tokens]
-            else:
-                values[:, tokens, head] = kept[0][:, tokens, head]
-            return values
+        def keep(name: str, kept: dict[str, Tensor] = kept) -> Callable[..., None]:
+            return lambda values, hook: kept.__setitem__(name, values.clone())
 
         with torch.no_grad():
-            model.run_with_hooks(torch.tensor([other]), fwd_hooks=[(name, keep)])
-            logits = model.run_with_hooks(run, fwd_hooks=[(name, put)])[0, read]
-        found.append(float(logits[pairs.right[index]] - logits[pairs.wrong[index]]))
+            model.run_with_hooks(torch.tensor([other]), fwd_hooks=[(name, keep(name)) for name in names])
+        for (site, layer, head, at), of_place in zip(places, found, strict=True):
+            tokens = slice(None) if at is None else [at]
+            name = ModelAdapter.hook_name(site, layer)
+            donor = kept[name]
+
+            def put(
+                values: Tensor,
+                hook: Any,
+                donor: Tensor = donor,
+                site: str = site,
+                head: Any = head,
+                tokens: Any = tokens,
+            ) -> Tensor:
+                values = values.clone()
+                if site == "pattern":
+                    values[:, head, tokens] = donor[:, head, tokens]
+                elif head is None:
+                    values[:, tokens] = donor[:, tokens]
+                else:
+                    values[:, tokens, head] = donor[:, tokens, head]
+                return values
+
+            with torch.no_grad():
+                logits = model.run_with_hooks(run, fwd_hooks=[(name, put)])[0, read]
+            of_place.append(float(logits[pairs.right[index]] - logits[pairs.wrong[index]]))
     return found
 
 
@@ -78,20 +91,19 @@ def by_hand(
 def test_a_sweep_equals_a_plain_loop(host: Host, arch: Architecture) -> None:
     model, pairs = host.build(arch), random_pairs()
     facts = model_adapter(model).facts
-    places: list[tuple[str, int, int | None]] = [(site, n, None) for site in LAYERS for n in (1, 2)]
+    places: list[Place] = [(site, n, None, None) for site in LAYERS for n in (1, 2)]
     for site in HEADS:
         n_heads = heads_at(site, facts)
         assert n_heads is not None
-        places += [(site, 1, n_heads - 1), (site, 2, 0)]
+        places += [(site, 1, n_heads - 1, None), (site, 2, 0, None)]
     targets = [
-        Target(site=site, layer=layer, head=head, score=0.0, reason="test") for site, layer, head in places
+        Target(site=site, layer=layer, head=head, score=0.0, reason="test") for site, layer, head, _ in places
     ]
     for direction, base in (("denoise", "corrupted"), ("noise", "clean")):
         found = sweep(model, pairs, targets, direction=direction, batch_tokens=40).data
-        for index, place in enumerate(places):
-            expected = by_hand(model, pairs, *place, base=base)
-            metric = found.metric.values[0, index]
-            np.testing.assert_allclose(metric, expected, atol=2e-5, rtol=1e-5, err_msg=str(place))
+        expected = by_hand(model, pairs, places, base)
+        for metric, wanted, place in zip(found.metric.values[0], expected, places, strict=True):
+            np.testing.assert_allclose(metric, wanted, atol=2e-5, rtol=1e-5, err_msg=str(place))
 
 
 @each_host
@@ -127,7 +139,7 @@ def test_positions(host: Host, arch: Architecture) -> None:
         if at == -1:  # behind the position that is read: what comes later changes nothing
             np.testing.assert_allclose(metric, found.data.metric_base, atol=1e-6)
             continue
-        expected = by_hand(model, pairs, target.site, target.layer, target.head, base="corrupted", at=at)
+        ((*expected,),) = by_hand(model, pairs, [(target.site, target.layer, target.head, at)], "corrupted")
         np.testing.assert_allclose(metric, expected, atol=2e-5, rtol=1e-5)
 
 
@@ -139,12 +151,22 @@ def test_patching_from_itself_changes_nothing(host: Host, arch: Architecture) ->
         name="same", clean=pairs.clean, corrupted=pairs.clean, right=pairs.right, wrong=pairs.wrong
     )
     adapter = model_adapter(model)
-    for site in (*HEADS, *LAYERS, "scores", "head_out", "resid_mid", "resid_post", "mlp_post"):
-        if why_not_write(adapter, site, 1) is not None:
-            continue
-        found = sweep(model, same, site, controls=("placebo",) if site == "z" else ())
+    sites = [
+        site
+        for site in (*HEADS, *LAYERS, "scores", "head_out", "resid_mid", "resid_post", "mlp_post")
+        if why_not_write(adapter, site, 1) is None
+    ]
+    targets = [
+        Target(site=site, layer=layer, head=head, score=0.0, reason="test")
+        for site in sites
+        for layer in range(arch.n_layers)
+        for head in range(heads_at(site, adapter.facts) or 0) or (None,)
+    ]
+    assert set(HEADS) <= set(sites) and len(targets) > 50
+    for at, controls in ((targets, ()), ("z", ("placebo",))):
+        found = sweep(model, same, at, controls=controls)
         np.testing.assert_allclose((found.data.metric - found.data.metric_base).values, 0, atol=5e-6)
-        assert float(abs(found.data.effect).max()) < 1e-6, site
+        assert float(abs(found.data.effect).max()) < 1e-6
         assert not bool((found.data.effect_q <= 0.05).any())
 
 
@@ -217,10 +239,7 @@ def test_every_registered_operation_runs(host: Host) -> None:
     for entry in list_operations():
         operation = get_operation(entry.name)
         site = next(site for site in ("z", "pattern", "rot_q", "q") if site in operation.sites)
-        targets = [
-            Target(site=site, layer=layer, head=3, score=0.0, reason="test")
-            for layer in range(LLAMA.n_layers)
-        ]
+        targets = [Target(site=site, layer=1, head=3, score=0.0, reason="test")]
         found = rl.patch(
             model, pairs, targets, operation=operation, allow_look_ahead=True, kernels=kernels, progress=False
         )
