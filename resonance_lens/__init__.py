@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         unembedding_direction,
     )
     from resonance_lens.directions import Directions
+    from resonance_lens.discovering.discover import discover
     from resonance_lens.driver import Driver, drive
     from resonance_lens.engine import analyze, run
     from resonance_lens.errors import ResonanceLensError
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from resonance_lens.patching.ready import list_pairs, prompt_pairs
     from resonance_lens.patching.validation import validate
     from resonance_lens.probing.probe import probe
+    from resonance_lens.probing.reading import read_probe
     from resonance_lens.prompts import Prompt, corpus, demo_prompts, read_prompts
     from resonance_lens.registry import list_analyses, register
     from resonance_lens.result import Result, Target, ViewSpec
@@ -60,6 +62,7 @@ _HOME = {
     "compare": "comparison",
     "corpus": "prompts",
     "demo_prompts": "prompts",
+    "discover": "discovering.discover",
     "drive": "driver",
     "head_directions": "direction_finding",
     "list_analyses": "registry",
@@ -71,6 +74,7 @@ _HOME = {
     "probe": "probing.probe",
     "principal_directions": "direction_finding",
     "prompt_pairs": "patching.ready",
+    "read_probe": "probing.reading",
     "read_prompts": "prompts",
     "register": "registry",
     "run": "engine",
@@ -98,6 +102,7 @@ __all__ = [
     "compare",
     "corpus",
     "demo_prompts",
+    "discover",
     "drive",
     "head_directions",
     "list_analyses",
@@ -110,6 +115,7 @@ __all__ = [
     "probe",
     "principal_directions",
     "prompt_pairs",
+    "read_probe",
     "read_prompts",
     "register",
     "run",

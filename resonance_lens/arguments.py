@@ -71,6 +71,15 @@ PROBING = """what is read, from where, in which band, by what is listed by `reso
 """
 
 
+DISCOVERING = """directions are learned from half of the documents, and tested on the other half:
+
+  resonance-lens discover smollm2-135m --prompts corpus --layers 5,15,25 --plan
+  resonance-lens discover smollm2-135m --prompts corpus --layers 5,15,25 --out components
+  resonance-lens discover smollm2-135m --prompts mine.jsonl --site z --bands mid,0.1-0.25 --window 128 \\
+      --baselines shuffled_tokens,random_weights --out heads
+"""
+
+
 class UsageError(ResonanceLensError):
     """The command line itself is wrong."""
 
@@ -203,6 +212,10 @@ def make_parser() -> tuple[Parser, dict[str, Parser]]:
             "Learn to read a label from activations, by band and layer, and what that is worth",
             epilog=PROBING,
         )
+    )
+
+    _add_discover(
+        add("discover", "Look for components that come back in a band along tokens", epilog=DISCOVERING)
     )
 
     sub = add("check-model", "Prove that the sites of a model are read as they should be")
@@ -344,6 +357,18 @@ def _add_probe(sub: Parser) -> None:
         "or none (default); shuffled labels, a control task and random features are always there",
     )
     sub.add_argument(
+        "--causal",
+        action="store_true",
+        help="take what linear probes read out of the model, and measure what it loses; given with the "
+        "folder of a finished result it adds that",
+    )
+    sub.add_argument(
+        "--split",
+        metavar="SHARES",
+        help="of documents for train, validation and test (default 0.6,0.2,0.2), or a JSON file with their "
+        "ids by part",
+    )
+    sub.add_argument(
         "--features",
         metavar="DIR",
         help="folder for the activations, which stay there for other labels (default: removed at the end)",
@@ -362,6 +387,51 @@ def _add_probe(sub: Parser) -> None:
         "--plan",
         action="store_true",
         help="say documents, tokens, passes, places, disk, memory and files, and measure nothing",
+    )
+    _add_model_options(sub)
+
+
+def _add_discover(sub: Parser) -> None:
+    sub.add_argument("model", metavar="MODEL", help="name or folder; see `resonance-lens models`")
+    sub.add_argument(
+        "--prompts",
+        metavar="FILE",
+        help="documents, at least 12: a .jsonl or .txt file, or corpus for the shipped one (200,000 tokens)",
+    )
+    sub.add_argument("--site", metavar="NAME", help="where (default resid_post); over heads: z")
+    sub.add_argument("--layers", metavar="A,B-C", help="numbers and ranges, or all (default)")
+    sub.add_argument("--bands", metavar="A,B", help="bands along tokens (default Prism's but for low)")
+    sub.add_argument("--n-components", type=int, metavar="N", help="of each layer and band (default 3)")
+    sub.add_argument(
+        "--n-ablations", type=int, metavar="N", help="how many that are found are taken out (default 4)"
+    )
+    sub.add_argument("--n-moments", type=int, metavar="N", help="strongest moments to keep (default 10)")
+    sub.add_argument("--scaling", metavar="NAME", help="of each feature: features (default) or none")
+    sub.add_argument(
+        "--method", metavar="NAME", help="what makes the band that is taken out: causal (default) or dct"
+    )
+    sub.add_argument("--held-out", type=float, metavar="X", help="share of documents to test on (default .5)")
+    sub.add_argument(
+        "--window", type=int, metavar="N", help="tokens that the model sees at a time (default 256)"
+    )
+    sub.add_argument(
+        "--baselines",
+        metavar="A,B",
+        help="shuffled_tokens (default), random_weights (a twin of the model whose weights are drawn anew, "
+        "with components of its own), or none",
+    )
+    sub.add_argument(
+        "--features-dtype", metavar="NAME", help="how activations are stored: float16 (default) or float32"
+    )
+    sub.add_argument(
+        "--out",
+        metavar="DIR",
+        help="folder for the result; a call that was stopped resumes if it is given again with the same "
+        "folder (default: a new folder ./MODEL-discover-YYYYMMDD-HHMMSS)",
+    )
+    _add_pass_options(sub, "window")
+    sub.add_argument(
+        "--plan", action="store_true", help="say documents, passes, disk and memory, and measure nothing"
     )
     _add_model_options(sub)
 

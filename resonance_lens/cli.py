@@ -186,8 +186,34 @@ def probe_command(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
         if arguments.plan:
             planned = plan(model, documents, told.label, **told.options)
         else:
-            with _folder(told.out, argv, named=told.named, quiet=arguments.quiet, kept="settings.json"):
+            # To a finished run a causal check may be added: the progress says whether.
+            quiet = arguments.quiet or (arguments.causal and (told.out / "run.json").exists())
+            with _folder(told.out, argv, named=told.named, quiet=quiet, kept="settings.json"):
                 probe(model, documents, told.label, **told.options, progress=progress)
+    if arguments.plan:
+        return _print(arguments, planned.as_dict(), str(planned))
+    run = Run.load(told.out)
+    return _print(arguments, listings.run_data(run, told.out), listings.run_text(run, told.out))
+
+
+def discover_command(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
+    """Look for components that come back in a band, or say what that would cost."""
+    from resonance_lens import discover_settings, listings
+    from resonance_lens.runs import Run
+
+    with _quiet_libraries(arguments.verbose):
+        from resonance_lens import models
+        from resonance_lens.discovering.discover import discover, plan
+
+        told = discover_settings.from_arguments(arguments)
+        progress = not arguments.quiet
+        documents = told.read_documents()
+        model = models.load_model(told.model, device=told.device, dtype=told.dtype, progress=progress)
+        if arguments.plan:
+            planned = plan(model, documents, **told.options)
+        else:
+            with _folder(told.out, argv, named=told.named, quiet=arguments.quiet, kept="settings.json"):
+                discover(model, documents, **told.options, progress=progress)
     if arguments.plan:
         return _print(arguments, planned.as_dict(), str(planned))
     run = Run.load(told.out)
@@ -264,6 +290,7 @@ COMMANDS = {
     "patch": patch_command,
     "carriers": carriers_command,
     "probe": probe_command,
+    "discover": discover_command,
     "report": report_command,
     "compare": compare_command,
     "check-model": check_model_command,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -100,10 +101,12 @@ def from_arguments(arguments: argparse.Namespace) -> ProbeSettings:
         prompts=arguments.prompts,
         label=label,
         options={
-            "layers": _layers(arguments.layers),
+            "layers": layers_of(arguments.layers),
             "bands": bands,
             "probes": probes,
             "baselines": baselines,
+            "causal": arguments.causal,
+            **({} if arguments.split is None else {"split": _split(arguments.split)}),
             "out": out,
             **{name: value for name, value in given.items() if value is not None},
         },
@@ -126,6 +129,29 @@ def _label(name: str | None, file: str | None) -> str | Path:
     return Path(file)
 
 
+def _split(text: str) -> list[float] | dict[str, list[str]]:
+    """Return shares, or ids of documents by part."""
+    try:
+        return [float(part) for part in names_of(text)]
+    except ValueError:
+        pass  # then it is a file
+    try:
+        parts = json.loads(Path(text).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise SettingsError(
+            f"--split takes three shares such as 0.6,0.2,0.2, or a JSON file; {text} cannot be read: {error}."
+        ) from error
+    fine = isinstance(parts, dict) and all(
+        isinstance(ids, list) and all(isinstance(each, str) for each in ids) for ids in parts.values()
+    )
+    if not fine:
+        raise SettingsError(
+            f'The split {text} must be like {{"train": [ids], "validation": [ids], "test": [ids]}}.'
+        )
+    found: dict[str, list[str]] = parts
+    return found
+
+
 def _names(text: str | None, kind: str, known: Collection[str]) -> list[str]:
     names = [] if text is None else names_of(text)
     for name in names:
@@ -134,7 +160,7 @@ def _names(text: str | None, kind: str, known: Collection[str]) -> list[str]:
     return names
 
 
-def _layers(text: str | None) -> list[int] | None:
+def layers_of(text: str | None) -> list[int] | None:
     if text in (None, "all"):
         return None
     found: list[int] = []

@@ -84,7 +84,7 @@ def test_wheel_holds_every_file(tmp_path: Path) -> None:
 # folder of modules alike. A new one is added here first, where it belongs.
 ORDER = (
     ("__version__", "errors", "files", "prompts", "tasks", "pairs", "data"),
-    ("signal", "facts", "token_counts", "text_labels", "word_lists"),
+    ("signal", "facts", "token_counts", "text_labels", "token_labels", "word_lists"),
     ("dsp", "nn"),
     ("stats",),
     ("features", "result", "runs", "comparison", "arrangement", "rhythms", "directions", "design"),
@@ -95,7 +95,7 @@ ORDER = (
     # The engine's parts.
     ("batches", "observing", "driving", "partial", "preparing", "plan", "provenance", "exhibits"),
     ("engine", "testbed", "models", "bundled", "loading"),
-    ("patching", "carrying", "driver", "direction_finding", "probing", "views"),
+    ("patching", "carrying", "discovering", "driver", "direction_finding", "probing", "views"),
     # Views of an analysis are checked by making them.
     ("trials", "calibrating", "validating", "checks", "testing"),
     ("__init__",),
@@ -107,6 +107,7 @@ ORDER = (
         "patch_settings",
         "patch_listings",
         "carriers_settings",
+        "discover_settings",
         "probe_settings",
         "probe_listings",
     ),

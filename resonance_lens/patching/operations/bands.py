@@ -256,7 +256,7 @@ class RemoveBand(_OfBand):
         rest = values.double() - self.taken(values, scene)
         return torch.where(self.at(values, scene), rest.to(values.dtype), values)
 
-    def complement(self) -> Operation:
+    def complement(self) -> Operation | None:
         """Return the operation that keeps the band and takes out the rest."""
         return KeepBand(band=self.band, method=self.method, first_position=self.first_position)
 
