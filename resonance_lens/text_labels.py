@@ -103,6 +103,9 @@ class Rule:
         What it is, as a phrase.
     of
         The rule: a class, a number or ``None`` for each token.
+    alone
+        What a token stands behind when the rule is asked about it by itself, as of a vocabulary; ``None``
+        where a token has no such property by itself.
     """
 
     name: str
@@ -110,6 +113,7 @@ class Rule:
     level: Level
     says: str
     of: Callable[[Text], Values]
+    alone: str | None = None
 
 
 def _each(rule: Callable[[Text, int], str | float | None]) -> Callable[[Text], Values]:
@@ -120,8 +124,8 @@ def _each(rule: Callable[[Text, int], str | float | None]) -> Callable[[Text], V
 def word_class_of(word: str) -> str | None:
     """Return the class of a word by list and by ending, or ``None`` where neither decides.
 
-    This is a rule and not a tagger: a word has one class wherever it stands, and how often that is the right
-    one has not been measured. Words that often belong to two classes ("that", "her", "like") have none.
+    This is a rule and not a tagger: a word has one class wherever it stands. docs/probes.md says how often a
+    tagger agrees. Words that often belong to two classes ("that", "her", "like") have none.
     """
     lower = word.lower().replace("\u2019", "'")
     for name, members in CLOSED.items():
@@ -260,18 +264,41 @@ def _document(value: Callable[[Text], str | None]) -> Callable[[Text], Values]:
 
 
 _RULES = (
-    Rule("word_class", "classes", "token", "word class, by a rule", _each(_word_class)),
-    Rule("function_word", "classes", "token", "whether the word is a function word", _each(_function_word)),
-    Rule("capital", "classes", "token", "whether the token begins with a capital letter", _each(_capital)),
-    Rule("digit", "classes", "token", "whether the token holds a digit", _holds(str.isdigit)),
+    Rule("word_class", "classes", "token", "word class, by a rule", _each(_word_class), alone=""),
+    Rule(
+        "function_word",
+        "classes",
+        "token",
+        "whether the word is a function word",
+        _each(_function_word),
+        alone="",
+    ),
+    Rule(
+        "capital",
+        "classes",
+        "token",
+        "whether the token begins with a capital letter",
+        _each(_capital),
+        alone="",
+    ),
+    Rule("digit", "classes", "token", "whether the token holds a digit", _holds(str.isdigit), alone=""),
     Rule(
         "punctuation",
         "classes",
         "token",
         "whether the token holds punctuation",
         _holds(lambda c: not c.isalnum() and not c.isspace()),
+        alone="",
     ),
-    Rule("word_initial", "classes", "token", "whether the token begins its word", _each(_word_initial)),
+    # Behind a letter a token begins a word only if it brings its white space along.
+    Rule(
+        "word_initial",
+        "classes",
+        "token",
+        "whether the token begins its word",
+        _each(_word_initial),
+        alone="x",
+    ),
     Rule("number", "ordered", "token", "log10(1 + n) of the number that the token is in", _number),
     Rule("month", "ordered", "token", "which month of the year the word names", _each(_month)),
     Rule("count", "ordered", "token", "how often the word came before in the document", _count),

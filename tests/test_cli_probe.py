@@ -18,6 +18,7 @@ import resonance_lens as rl
 from resonance_lens import arguments, probe_settings
 from resonance_lens.cli import main
 from resonance_lens.dsp.cosine import PRISM_BANDS
+from resonance_lens.errors import ParameterError
 from resonance_lens.hooks.adapter import ModelAdapter
 from resonance_lens.probing import probe as module
 from resonance_lens.probing.asked import PROBES
@@ -48,6 +49,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (where / "animals.csv").write_text("\n".join(rows))
     (where / "cut.csv").write_text(f"document,start,end,label\nd0,0,{len(texts[0].split()[0]) - 1},x")
     (where / "columns.csv").write_text("document,start,label\nd0,0,x")
+    (where / "leak.json").write_text('{"train": ["d0"], "validation": ["d1"], "test": ["d0"]}')
+    (where / "rows.json").write_text('["d0", "d1"]')
     (where / "same.csv").write_text("document,start,end,label\nd0,0,40,x")
     return where
 
@@ -64,6 +67,8 @@ def cli(
         "OTHER": "other-llama",
         "COLUMNS": "columns.csv",
         "SAME": "same.csv",
+        "LEAK": "leak.json",
+        "ROWS": "rows.json",
         **files,
     }
 
@@ -174,6 +179,67 @@ def test_options_reach_the_result_and_two_results_are_compared(cli: Run) -> None
         difference.sel(category="all"), second - result.data["score"], atol=1e-6, equal_nan=True
     )
     assert "probe" in json.loads(compared.out)["analyses"]
+
+
+def test_a_causal_check_is_added_to_a_finished_run(cli: Run) -> None:
+    split = {"train": [f"d{i}" for i in range(4)], "validation": ["d4", "d5"], "test": ["d6", "d7", "d8"]}
+    Path("split.json").write_text(json.dumps(split))
+    call = (*CALL, "--layers", "0", "--split", "split.json", "--out", "words")
+    assert cli(*call).code == 0
+    planned = json.loads(cli(*call, "--causal", "--plan", "--json").out)
+    assert planned["edited"] == 3 * 2 * (3 + 5)  # documents, windows, and what is done at two places
+    outcome = cli(*call, "--causal")
+    assert outcome.code == 0 and "removing" in outcome.err and "nothing is measured" not in outcome.err
+    result = rl.load("words")["probe"]
+    assert result.provenance["probe"]["split"] == split
+    assert "Taking what linear reads" in outcome.out
+    assert result.data["effect"].dims == ("place", "removed")
+    again = cli(*call, "--causal")
+    assert again.code == 0 and "removing" not in again.err
+    assert cli("report", "words").code == 0
+
+
+def test_shares_of_a_split_come_from_the_command_line(cli: Run) -> None:
+    call = (*CALL, "--layers", "0", "--bands", "all", "--split", "1,1,2", "--out", "words", "--quiet")
+    assert cli(*call).code == 0
+    split = rl.load("words")["probe"].provenance["probe"]["split"]
+    assert {part: len(ids) for part, ids in split.items()} == {"train": 3, "validation": 3, "test": 6}
+
+
+def test_a_call_that_fails_is_taken_up_without_what_failed(
+    cli: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = cli(*CALL, "--layers", "0", "--out", "whole", "--quiet")
+    made: list[str] = []
+
+    def fails(probe: Any, *rest: Any) -> Any:
+        made.append(probe.name)
+        if probe.name == "logistic":
+            raise ParameterError("It cannot be fitted.")
+        return fit_and_score(probe, *rest)
+
+    monkeypatch.setattr(module, "fit_and_score", fails)
+    call = (*CALL, "--layers", "0", "--out", "words", "--quiet")
+    outcome = cli(*call, "--probes", "logistic")
+    assert (outcome.code, outcome.err) == (2, "resonance-lens: It cannot be fitted.\n")
+    assert cli(*call, "--probes", "linear,logistic").code == 2  # the features serve, and places are kept
+    made.clear()
+    again = cli(*call)
+    assert (again.code, again.err) == (0, "")
+    assert made == ["linear", "linear"]  # of random features
+    assert rl.load("words")["probe"].data.equals(rl.load("whole")["probe"].data) and whole.code == 0
+    probes = {name for name in names(tmp_path) if name.startswith("words/probes/")}
+    assert probes == {name.replace("whole", "words") for name in names(tmp_path) if "whole/probes/" in name}
+    assert not Path("words/partial").exists()
+
+
+def test_features_that_cannot_be_are_not_in_the_way(cli: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("resonance_lens.probing.store.LARGEST_HALF", 1e-9)
+    call = (*CALL, "--layers", "0", "--bands", "all", "--quiet", "--features", "kept", "--out", "words")
+    outcome = cli(*call)
+    assert outcome.code == 2 and "too large for float16; store them as float32" in outcome.err
+    assert not Path("kept").exists() and not Path("words").exists()
+    assert cli(*call, "--features-dtype", "float32").code == 0
 
 
 def test_labels_come_from_a_file(cli: Run) -> None:
@@ -299,6 +365,12 @@ WRONG = {
     "FILE COLUMNS": "Row 1 of columns.csv has no 'end'; a table of labels has the columns .*",
     "FILE CUT": "Row 1 of cut.csv does not align with tokens: .*",
     "FILE SAME": "The label 'same' has one class ('x') in this corpus; a probe needs two.",
+    "CALL --split 0.6,0.4": "The 'split' parameter of probe must be three shares above zero, .*",
+    "CALL --split nowhere.json": "--split takes three shares such as 0.6,0.2,0.2, or a JSON file; .*",
+    "CALL --split PROMPTS": "--split takes three shares .* cannot be read: Extra data: .*",
+    "CALL --split LEAK": "The split leaks: document 'd0' is in train and in test; put it on one side.",
+    "CALL --split ROWS": 'The split .*rows.json must be like {"train": [ids], .*',
+    "CALL --probes spectral_filter --causal": "A causal check takes out what a linear probe reads, .*",
     "CALL --probes fourier_head": ".*fourier_head is for ordered labels; take another probe for classes.",
 }
 

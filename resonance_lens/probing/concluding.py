@@ -15,6 +15,7 @@ from resonance_lens.probing.controls import CONTROL_TASK, SHUFFLED
 from resonance_lens.probing.documents import PARTS
 from resonance_lens.probing.places import Scored
 from resonance_lens.probing.showing import views
+from resonance_lens.probing.specimen import filters
 from resonance_lens.probing.tally import Tally
 from resonance_lens.result import Result, Target
 from resonance_lens.stats.intervals import bootstrap_mean
@@ -50,6 +51,8 @@ class Found:
         Score on validation by probe, for each of `fractions` of the training documents, at its best place.
     fractions
         Of the training documents.
+    shown
+        What probes say along a test window: see `resonance_lens.probing.specimen.specimen`.
     """
 
     scored: Mapping[Place, Scored]
@@ -57,6 +60,7 @@ class Found:
     random_weights: Mapping[Place, Scored]
     curve: Mapping[str, Sequence[float]]
     fractions: tuple[float, ...]
+    shown: xr.Dataset
 
 
 def best_places(asked: Asked, scored: Mapping[Place, Scored]) -> dict[str, Place]:
@@ -71,7 +75,11 @@ def best_places(asked: Asked, scored: Mapping[Place, Scored]) -> dict[str, Place
 
 def conclude(asked: Asked, found: Found, record: Mapping[str, Any]) -> Result:
     """Return the result of `resonance_lens.probe`."""
-    data = _dataset(asked, found)
+    data = xr.merge(
+        [_dataset(asked, found), found.shown, filters(asked, found.scored)],
+        join="exact",
+        compat="no_conflicts",
+    )
     best = best_places(asked, found.scored)
     provenance = {
         **record,
@@ -80,7 +88,7 @@ def conclude(asked: Asked, found: Found, record: Mapping[str, Any]) -> Result:
         "version": VERSION,
         "headline": "score",
         "evidence": "measured",
-        "baselines": ["majority", "random_features", *asked.baselines],
+        "baselines": ["majority", "random_features", "untrained", *asked.baselines],
         "conditions": ["plain", *asked.baselines],
         "baselines_missing": {},
         "nulls": [],
@@ -110,7 +118,7 @@ def conclude(asked: Asked, found: Found, record: Mapping[str, Any]) -> Result:
         provenance=provenance,
         summary=_summary(asked, data, best),
         methods=_methods(asked),
-        views=tuple(views(data, asked.material.labels.kind)),
+        views=tuple(views(data, asked.material.labels.kind, provenance["best"])),
         ranked=targets,
     )
 
@@ -135,7 +143,7 @@ def _dataset(asked: Asked, found: Found) -> xr.Dataset:
         for k, layer in enumerate(layers)
     }
     rows: dict[str, Floats] = {name: np.full(shape, np.nan) for name in ("score", "balanced")}
-    rows |= {f"score_{name}": np.full(shape, np.nan) for name in ("shuffled", "random_features")}
+    rows |= {f"score_{name}": np.full(shape, np.nan) for name in ("shuffled", "random_features", "untrained")}
     single = {
         name: np.full(shape[1:], np.nan)
         for name in ("score_majority", "score_validation", "n_parameters", "strength")
@@ -159,6 +167,7 @@ def _dataset(asked: Asked, found: Found) -> xr.Dataset:
                 rows[name][where] = np.mean([tally.rows() for tally in those], axis=0)
         if place in found.random_weights:
             rows["score_random_weights"][where] = found.random_weights[place].test[0].rows()
+        rows["score_untrained"][where] = scored.untrained.rows()
         rows["score_random_features"][where] = found.random_features[place[0], place[2]].test[0].rows()
     against = rows.get("score_control_task", rows["score_shuffled"])
     rows["selectivity"] = rows["score"] - against
@@ -228,6 +237,7 @@ def _words(asked: Asked) -> dict[str, str]:
         "score_control_task": f"{score}, control task (a class drawn for each word)",
         "score_random_features": f"{score} from random features (a vector drawn for each word)",
         "score_random_weights": f"{score}, model with random weights",
+        "score_untrained": f"{score} of the probe before training",
         "score_majority": f"{score} of the most frequent class"
         if kind == "classes"
         else "R squared of the mean",
@@ -251,6 +261,7 @@ def _summary(asked: Asked, data: xr.Dataset, best: Mapping[str, Place]) -> str:
             ("score_majority", "for the most frequent class" if labels.classes else "for the mean"),
             ("score_shuffled", "for shuffled labels"),
             ("score_random_features", "from random features of the words"),
+            ("score_untrained", "of the probe before training"),
         )
     ]
     if "score_random_weights" in data:

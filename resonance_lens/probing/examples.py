@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -79,6 +80,10 @@ class Examples:
 
     def __iter__(self) -> Iterator[Windows]:
         return self.stream()
+
+    def first(self) -> Examples:
+        """Return the first windows alone: those of one shard and one length."""
+        return replace(self, stream=lambda: itertools.islice(self.stream(), 1))
 
 
 def require_band(band: str, method: str, lengths: Any) -> None:

@@ -42,6 +42,9 @@ class Labels:
         Class of each document, for a label of documents.
     left_out
         Classes of documents with too few of them, which are not measured.
+    alone
+        The rule that says the label of a token by itself, the same for a label of the following token;
+        ``None`` where there is none.
     """
 
     name: str
@@ -52,6 +55,7 @@ class Labels:
     values: Floats
     document_classes: tuple[str | None, ...] | None = None
     left_out: tuple[str, ...] = ()
+    alone: Rule | None = None
 
 
 def make_labels(label: str | Path | Rule, documents: Documents) -> Labels:
@@ -90,7 +94,10 @@ def make_labels(label: str | Path | Rule, documents: Documents) -> Labels:
         named = zip(documents.texts, documents.ids, strict=True)
         of_documents = [_checked(rule, text, name) for text, name in named]
         values = [of_documents[w.document][w.first : w.stop] for w in documents.windows]
-    return _coded(rule, values, documents)
+    named_one = RULES.get(rule.name.removeprefix(NEXT)) if str(label) in label_names() else None
+    single = rule if isinstance(label, Rule) else named_one
+    has = single is not None and single.alone is not None and rule.kind == "classes"
+    return replace(_coded(rule, values, documents), alone=single if has else None)
 
 
 def _named(name: str) -> Rule:

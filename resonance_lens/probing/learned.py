@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,9 +14,18 @@ from torch import Tensor
 from torch.nn import functional
 
 from resonance_lens.errors import PromptError
-from resonance_lens.nn import CardModule, FourierHead, LinearHead, OscillatorBank, SpectralFilter, from_card
+from resonance_lens.nn import (
+    CardModule,
+    CyclicFilter,
+    HiddenHead,
+    OscillatorBank,
+    SpectralFilter,
+    from_card,
+)
+from resonance_lens.probing.bins import bin_edges, bin_of
 from resonance_lens.probing.examples import Examples, Windows
 from resonance_lens.probing.tally import Tally
+from resonance_lens.probing.tuned import tuned_bank
 from resonance_lens.stats.streams import stream
 from resonance_lens.text_labels import Kind
 
@@ -24,12 +33,11 @@ Floats = NDArray[np.float64]
 Make = Callable[[int, int, int], CardModule]
 """A module for features, outputs and a seed."""
 
-BINS = 32
-"""Bins that an ordered label is cut into."""
+HIDDEN = 64
+"""Units of the hidden layer in front of a head for ordered labels."""
 
-MARGIN = 0.25
-"""Of the range between the 1st and 99th percentile of training, what bins reach beyond it on each side: the
-density of a Fourier head is the same at both ends, and labels need not be alike there."""
+DRAWN, TUNED = "drawn", "tuned"
+"""How a module began: at random, or at what its training windows show."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +56,8 @@ class LearnedFitted:
         ``[bin]``: values of the bins; empty for classes.
     along
         Whether the module looks along tokens.
+    start
+        ``drawn``, or ``tuned`` if it began at the rhythms of its training windows.
     """
 
     kind: Kind
@@ -56,15 +66,20 @@ class LearnedFitted:
     scale: Tensor
     centres: Tensor
     along: bool
+    start: str = DRAWN
 
     @property
     def n_parameters(self) -> int:
         """Numbers that were learned."""
         return self.module.n_parameters
 
+    def standardised(self, features: Tensor) -> Tensor:
+        """Return what the module is given of features ``[window, token, feature]``."""
+        return (features - self.mean) / self.scale
+
     def logits(self, features: Tensor) -> Tensor:
         """Return logits ``[window, token, output]``."""
-        found: Tensor = self.module((features - self.mean) / self.scale)
+        found: Tensor = self.module(self.standardised(features))
         return found
 
     def predict(self, features: Tensor) -> Floats:
@@ -75,12 +90,18 @@ class LearnedFitted:
                 return np.asarray(logits.argmax(-1).double().numpy())
             return np.asarray((logits.softmax(-1) @ self.centres).double().numpy())
 
+    def probabilities(self, features: Tensor) -> Floats:
+        """Return those of classes or bins; see `resonance_lens.probing.protocol.Fitted`."""
+        with torch.no_grad():
+            return np.asarray(self.logits(features).double().softmax(-1).numpy())
+
     def card(self) -> dict[str, Any]:
         """Return what makes it again beside the tensors."""
         return {
             "kind": "learned",
             "label_kind": self.kind,
             "along": self.along,
+            "start": self.start,
             "module": self.module.card(),
         }
 
@@ -103,6 +124,7 @@ class LearnedFitted:
             tensors["scale"],
             tensors["centres"],
             bool(card["along"]),
+            str(card.get("start", DRAWN)),
         )
 
 
@@ -129,8 +151,12 @@ class Learned:
 
     Notes
     -----
-    An ordered label is cut into `BINS` bins of equal width, and learned by cross-entropy; what is predicted
-    is the expectation. Labels beyond the outermost bins count as these.
+    An ordered label is cut into bins of equal width (`resonance_lens.probing.bins`), and learned by
+    cross-entropy; what is predicted is the expectation. Labels beyond the outermost bins count as these.
+
+    Where each window has one class, an oscillator bank is trained from two starts, one that is drawn and one
+    that is tuned (`resonance_lens.probing.tuned`), and validation chooses: for the label and for its controls
+    alike.
     """
 
     name: str
@@ -159,19 +185,38 @@ class Learned:
         mean, scale = _standard(train)
         found = []
         for labelling in range(min(self.labellings, train.n_labellings)):
-            edges = _edges(train, labelling) if train.kind == "ordered" else np.zeros(0)
-            n_outputs = len(edges) - 1 if len(edges) else len(train.classes)
-            centres = torch.from_numpy((edges[1:] + edges[:-1]) / 2).float() if len(edges) else torch.zeros(0)
-            module = self.make(train.n_features, n_outputs, train.seed)
-            fitted = LearnedFitted(train.kind, module, mean, scale, centres, self.along)
-            found.append(self._trained(fitted, edges, labelling, train, validation))
+            drawn, edges = self._drawn(train, mean, scale, labelling)
+            module = drawn.module
+            starts = [drawn]
+            if isinstance(module, OscillatorBank) and train.kind == "classes":
+                tuned = tuned_bank(module, drawn.standardised, train, labelling)
+                starts += [replace(drawn, module=tuned, start=TUNED)] if tuned is not None else []
+            trained = [self._trained(each, edges, labelling, train, validation) for each in starts]
+            found.append(max(trained, key=lambda each: each[1])[0])
         return found
+
+    def untrained(self, train: Examples) -> LearnedFitted:
+        """Return the module as it is drawn; see `resonance_lens.probing.protocol.Probe`."""
+        first = train.first()
+        return self._drawn(first, *_standard(first), 0)[0]
+
+    def _drawn(
+        self, train: Examples, mean: Tensor, scale: Tensor, labelling: int
+    ) -> tuple[LearnedFitted, Floats]:
+        """Return a probe that has learned nothing, and the edges of its bins."""
+        edges = _edges(train, labelling) if train.kind == "ordered" else np.zeros(0)
+        n_outputs = len(edges) - 1 if len(edges) else len(train.classes)
+        centres = torch.from_numpy((edges[1:] + edges[:-1]) / 2).float() if len(edges) else torch.zeros(0)
+        module = self.make(train.n_features, n_outputs, train.seed)
+        return LearnedFitted(train.kind, module, mean, scale, centres, self.along), edges
 
     def _trained(
         self, fitted: LearnedFitted, edges: Floats, labelling: int, train: Examples, validation: Examples
-    ) -> LearnedFitted:
+    ) -> tuple[LearnedFitted, float]:
+        """Return the probe at its best epoch, the start among them, and its score on validation there."""
         optimiser = torch.optim.Adam(fitted.module.parameters(), lr=self.learning_rate)
-        best, kept, waited = -np.inf, copy.deepcopy(fitted.module.state_dict()), 0
+        best, waited = score_of(fitted, validation, labelling), 0
+        kept = copy.deepcopy(fitted.module.state_dict())
         for epoch in range(self.epochs):
             rng = stream(train.seed, "batches", self.name, epoch)
             for windows in train:
@@ -184,15 +229,14 @@ class Learned:
                         loss.backward()
                         optimiser.step()
             score = score_of(fitted, validation, labelling)
-            if score > best:
-                best, kept, waited = score, copy.deepcopy(fitted.module.state_dict()), 0
-            else:
-                waited += 1
-                if waited >= self.patience:
-                    break
+            waited = 0 if score > best else waited + 1
+            if score >= best:  # of equal ones the later: a filter goes on closing what is of no use
+                best, kept = score, copy.deepcopy(fitted.module.state_dict())
+            if waited >= self.patience:
+                break
         fitted.module.load_state_dict(kept)
         fitted.module.eval()
-        return fitted
+        return fitted, best
 
 
 def score_of(fitted: LearnedFitted, examples: Examples, labelling: int) -> float:
@@ -214,10 +258,10 @@ def _loss(
     if not bool(known.any()):
         return None
     labels = windows.labels[part][..., labelling][known.numpy()]
-    wanted = np.clip(np.digitize(labels, edges[1:-1]), 0, len(edges) - 2) if len(edges) else labels
+    wanted = bin_of(labels, edges) if len(edges) else labels.astype(np.int64)
     logits = fitted.logits(windows.features[torch.from_numpy(part)])[known]
-    loss = functional.cross_entropy(logits, torch.from_numpy(wanted.astype(np.int64)))
-    if isinstance(fitted.module, SpectralFilter):
+    loss = functional.cross_entropy(logits, torch.from_numpy(wanted))
+    if isinstance(fitted.module, SpectralFilter | CyclicFilter):
         loss = loss + fitted.module.regularisation()
     return loss
 
@@ -239,19 +283,18 @@ def _standard(train: Examples) -> tuple[Tensor, Tensor]:
 
 def _edges(train: Examples, labelling: int) -> Floats:
     """Return the edges of the bins of an ordered label."""
-    values = np.concatenate([w.labels[..., labelling][w.measured] for w in train])
-    low, high = np.quantile(values, [0.01, 0.99])
-    if low == high:
-        low, high = values.min(), values.max()
-    margin = MARGIN * (high - low)
-    return np.linspace(low - margin, high + margin, BINS + 1)
+    return bin_edges(np.concatenate([w.labels[..., labelling][w.measured] for w in train]))
+
+
+def _fourier(n_features: int, n_bins: int, seed: int) -> HiddenHead:
+    return HiddenHead(n_features, HIDDEN, n_bins, n_frequencies=max(n_bins // 2 - 1, 1), seed=seed)
 
 
 def fourier_head(**settings: Any) -> Learned:
-    """Return a probe with a Fourier head, for ordered labels: a density that is smooth in the label."""
+    """Return a hidden layer and a Fourier head, for ordered labels: a density that is smooth in the label."""
     return Learned(
         "fourier_head",
-        lambda n, outputs, seed: FourierHead(n, outputs, 8, gamma=0.0, seed=seed),
+        _fourier,
         along=False,
         ordered_only=True,
         **settings,
@@ -259,10 +302,10 @@ def fourier_head(**settings: Any) -> Learned:
 
 
 def linear_softmax(**settings: Any) -> Learned:
-    """Return a linear softmax head as large as the Fourier head beside it, trained alike."""
+    """Return the same with a linear softmax head: as many parameters as `fourier_head`, trained alike."""
     return Learned(
         "linear_softmax",
-        lambda n, outputs, seed: LinearHead.as_large_as(FourierHead(n, outputs, 8), seed=seed),
+        lambda *sizes: HiddenHead.as_large_as(_fourier(*sizes)),
         along=False,
         ordered_only=True,
         **settings,
@@ -281,9 +324,11 @@ def spectral_filter(**settings: Any) -> Learned:
 
 def oscillator_bank(**settings: Any) -> Learned:
     """Return a small bank of coupled oscillators, driven along tokens and read out by its synchrony."""
+    # A step costs the same for many windows as for few: it goes through their tokens one by one.
+    usual = {"epochs": 12, "patience": 2, "batch_windows": 32}
     return Learned(
         "oscillator_bank",
         lambda n, outputs, seed: OscillatorBank(n, 16, outputs, seed=seed),
         along=True,
-        **settings,
+        **(usual | settings),
     )

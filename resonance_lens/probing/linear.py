@@ -70,6 +70,16 @@ class LinearFitted:
         values = found.argmax(-1) if self.kind == "classes" else found[..., 0]
         return np.asarray(values.double().numpy())
 
+    def probabilities(self, features: Tensor) -> Floats:
+        """Return the softmax of the outputs; see `resonance_lens.probing.protocol.Fitted`.
+
+        Outputs of the closed form are log-odds where classes are Gaussian with one covariance.
+        """
+        if self.kind == "ordered":
+            return np.zeros((*features.shape[:-1], 0))
+        outputs = (features @ self.weight + self.bias).double()
+        return np.asarray(outputs.softmax(-1).numpy())
+
     def card(self) -> dict[str, Any]:
         """Return what makes it again beside the tensors."""
         return {"kind": "linear", "label_kind": self.kind, "strength": self.strength, "how": self.how}
@@ -110,6 +120,10 @@ class Linear:
     def fit(self, train: Examples, validation: Examples) -> list[LinearFitted]:
         """Return a fitted probe for each labelling; see `resonance_lens.probing.protocol.Probe`."""
         return self.fit_sums(sums_of(train), validation)
+
+    def untrained(self, train: Examples) -> LinearFitted:
+        """Return random weights; see `untrained_linear`."""
+        return untrained_linear(train)
 
     def fit_sums(self, sums: Scatter, validation: Examples) -> list[LinearFitted]:
         """Return fitted probes for sums over the tokens of a training part: see `sums_of`."""
@@ -201,6 +215,10 @@ class Logistic:
             return f"the probe 'logistic' {NEEDS}"
         return None
 
+    def untrained(self, train: Examples) -> LinearFitted:
+        """Return random weights; see `untrained_linear`."""
+        return untrained_linear(train)
+
     def fit(self, train: Examples, validation: Examples) -> list[LinearFitted]:
         """Return a fitted probe for each of the first labellings.
 
@@ -229,6 +247,26 @@ class Logistic:
                 found.append(_of_sklearn(model, mean, scale, len(train.classes), inverse))
             candidates.append(found)
         return chosen_on(candidates, validation)
+
+
+def untrained_linear(train: Examples) -> LinearFitted:
+    """Return a linear probe before training, on the scale of the first windows of a part.
+
+    Weights are drawn as `torch.nn.Linear` draws them, between plus and minus one over the square root of the
+    number of features, for standardised features; no class is favoured. An ordered label is around its mean,
+    in units of its standard deviation.
+    """
+    features, labels, _ = next(_rows(train))
+    mean, scale = features.double().mean(0), features.double().std(0, correction=0)
+    bound = len(mean) ** -0.5
+    shape = (len(mean), max(len(train.classes), 1))
+    drawn = torch.from_numpy(stream(train.seed, "untrained").uniform(-bound, bound, shape))
+    middle = 0.0
+    if train.kind == "ordered":
+        middle, spread = labels[:, 0].mean(), labels[:, 0].std()
+        drawn = drawn * spread
+    weight = drawn / torch.where(scale > 0, scale, 1.0)[:, None]
+    return LinearFitted(train.kind, weight.float(), (middle - mean @ weight).float(), float("nan"))
 
 
 def _of_sklearn(model: Any, mean: Floats, scale: Floats, n_classes: int, strength: float) -> LinearFitted:

@@ -36,8 +36,8 @@ PROBE_MEANINGS: Mapping[str, str] = {
     "linear": "linear discriminants, or ridge regression for ordered labels, in closed form",
     "logistic": "logistic regression, for classes; needs the extra probes (scikit-learn)",
     "sparse": "a few features alone, for two classes; needs TransformerLens 4.1 or later",
-    "fourier_head": "a Fourier series over the values, for ordered labels",
-    "linear_softmax": "a linear head over the values, for ordered labels",
+    "fourier_head": "a hidden layer, then a Fourier series over the values; for ordered labels",
+    "linear_softmax": "a hidden layer, then a linear head over the values; for ordered labels",
     "spectral_filter": "a learned filter along tokens, then a linear head; sees whole windows",
     "oscillator_bank": "coupled oscillators driven along tokens, read by synchrony; sees whole windows",
 }

@@ -11,6 +11,7 @@ import numpy as np
 
 from resonance_lens.probing.asked import Asked
 from resonance_lens.probing.documents import PARTS
+from resonance_lens.probing.effect import Causal, bands_checked, variants_of, windows_checked
 from resonance_lens.probing.store import Store, count_passes
 
 
@@ -34,6 +35,8 @@ class ProbePlan:
         The label and its controls.
     places
         Probes times layers times bands, each with its controls.
+    edited
+        Windows that are run once more with something taken out, at most: those of a causal check.
     disk_bytes, free_bytes
         What the features take on disk while the call goes on, twins included, and what is free there.
     memory_bytes
@@ -52,6 +55,7 @@ class ProbePlan:
     classes: int
     labellings: tuple[str, ...]
     places: int
+    edited: int
     disk_bytes: int
     free_bytes: int
     memory_bytes: int
@@ -70,6 +74,7 @@ class ProbePlan:
             f"tokens    {self.tokens} measured in {self.windows} windows, {self.labelled} with a label",
             f"passes    {self.passes} of the model",
             f"places    {self.places} probes, by layer and band",
+            *([f"removing  in up to {self.edited} windows, run once more"] if self.edited else []),
             f"disk      {self.disk_bytes / 2**30:.2f} GiB of features, of {self.free_bytes / 2**30:.0f} free",
             f"memory    about {self.memory_bytes / 2**20:.0f} MiB, beside the model's own",
             *(f"file      {name}" for name in self.files),
@@ -77,7 +82,9 @@ class ProbePlan:
         return "\n".join(lines)
 
 
-def make_plan(asked: Asked, store: Store, out: str | Path | None, batch_tokens: int) -> ProbePlan:
+def make_plan(
+    asked: Asked, store: Store, out: str | Path | None, batch_tokens: int, causal: Causal
+) -> ProbePlan:
     """Return the plan of a call."""
     material = asked.material
     labels = material.labels
@@ -97,6 +104,7 @@ def make_plan(asked: Asked, store: Store, out: str | Path | None, batch_tokens: 
         classes=len(labels.classes),
         labellings=material.names,
         places=len(asked.places) * (1 + len(asked.baselines)),
+        edited=len(windows_checked(asked)) * sum(map(len, map(variants_of, bands_checked(asked, causal)))),
         disk_bytes=store.nbytes * (1 + len(asked.baselines)),
         free_bytes=free_bytes(store.folder),
         memory_bytes=sums + shard,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import shutil
 import sys
@@ -13,6 +14,7 @@ from tempfile import TemporaryDirectory, gettempdir
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from resonance_lens.errors import ParameterError, ResultError, wrong_parameter
@@ -24,11 +26,21 @@ from resonance_lens.partial import finished_in, save_finished
 from resonance_lens.probing.asked import BANDS, RANDOM_WEIGHTS, Asked, ask
 from resonance_lens.probing.concluding import Found, Place, best_places, conclude
 from resonance_lens.probing.documents import PARTS, SHARES, WINDOW
+from resonance_lens.probing.effect import Causal, require_effects, sites_used
+from resonance_lens.probing.effect_telling import add_effects, lacks_effects, places_to_check
 from resonance_lens.probing.material import Reader
-from resonance_lens.probing.places import Kept, Scored, fit_and_score, tallies
+from resonance_lens.probing.places import (
+    Kept,
+    Scored,
+    fit_and_score,
+    leave_nothing_empty,
+    settings_of_places,
+    tallies,
+)
 from resonance_lens.probing.planning import ProbePlan, free_bytes, make_plan
 from resonance_lens.probing.protocol import Fitted, Probe
-from resonance_lens.probing.saving import save_probe
+from resonance_lens.probing.saving import file_name, save_probe
+from resonance_lens.probing.specimen import specimen
 from resonance_lens.probing.store import Dtype, Store, fill, plan_store
 from resonance_lens.provenance import weights_fingerprint
 from resonance_lens.result import Result
@@ -57,6 +69,7 @@ def probe(
     window: int = WINDOW,
     n_shuffles: int = 3,
     baselines: Sequence[str] = (),
+    causal: Causal = False,
     dtype: Dtype = "float16",
     features: str | Path | None = None,
     out: str | Path | None = None,
@@ -96,6 +109,10 @@ def probe(
         How many times labels are shuffled.
     baselines
         ``("random_weights",)``: everything once more on the model's random-weight twin.
+    causal
+        Whether to take what linear probes read out of the model, and measure what it loses: at the best place
+        of each and in its best single band, or at the layers and bands that are given as pairs. A call on the
+        folder of a finished result adds it.
     dtype
         Features are stored as ``float16`` or ``float32``.
     features
@@ -119,7 +136,8 @@ def probe(
         ``score_majority``, ``score_shuffled``, ``score_control_task`` (but for labels of documents),
         ``score_random_features``, ``score_random_weights`` if asked for; ``selectivity`` with bounds;
         ``n_parameters``, ``strength``, ``score_validation``; ``learning_curve[probe, fraction]``;
-        ``score_prompt[prompt, ...]``, by test document, which `compare` pairs.
+        ``score_prompt[prompt, ...]``, by test document, which `compare` pairs. With ``causal`` the variables
+        of `docs/probes.md` over ``place`` and ``removed``: ``effect``, in nats per token, and its controls.
 
     Raises
     ------
@@ -132,16 +150,23 @@ def probe(
     asked = _asked(
         model, corpus, label, site=site, layers=layers, probes=probes, bands=bands, method=method,
         shares=split, window=window, n_shuffles=n_shuffles, baselines=baselines, seed=seed,
-        prepend_bos=prepend_bos, batch_tokens=batch_tokens, progress=progress,
+        prepend_bos=prepend_bos, batch_tokens=batch_tokens, progress=progress, causal=causal,
     )  # fmt: skip
     record = asked.record(batch_tokens)
     settings = {key: record[key] for key in SETTINGS}
     folder = None if out is None else Path(out)
+    existed = folder is not None and folder.exists()
     if folder is not None and (finished := finished_in(folder, settings)) is not None:
-        return finished["probe"]
-    proof.require(asked.adapter, [asked.site])
+        result = finished["probe"]
+        if lacks_effects(asked, result, causal):
+            result = _with_effects(asked, result, record, causal, dtype, features, batch_tokens, progress)
+            save_finished(Run(results={"probe": result}, provenance=result.provenance), folder, settings)
+        return result
     record["started"] = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     with ExitStack() as stack:
+        if folder is not None:
+            stack.callback(leave_nothing_empty, folder, existed)
+        proof.require(asked.adapter, sites_used(asked, causal))
         if features is not None:
             where = Path(features)
         elif folder is not None:
@@ -151,7 +176,7 @@ def probe(
         store = _store(asked, asked.adapter, where, dtype, record["weights_fingerprint"])
         _require_space(store, asked)
         partial = None if folder is None else make_folder(folder / "partial")
-        kept = Kept(partial, settings)
+        kept = Kept(partial, *settings_of_places(settings))
         made = None if folder is None else make_folder(folder / "probes")
         _fill(store, asked, asked.adapter, batch_tokens, progress)
         with _bar(asked, progress) as bar:
@@ -164,15 +189,24 @@ def probe(
                 _fill(second, asked, other, batch_tokens, progress)
                 del other
                 twin = _places(asked, second, kept, f"{RANDOM_WEIGHTS}-", None, bar)
-            curve = {
-                p.name: _curve(asked, store, p, best_places(asked, scored)[p.name]) for p in asked.probes
-            }
+            best = best_places(asked, scored)
+            curve: dict[str, list[float]] = {}
+            fitted: dict[str, Fitted] = {}
+            for each in asked.probes:
+                curve[each.name], fitted[each.name] = _curve(asked, store, each, best[each.name])
+            shown = specimen(asked, store, fitted, best)
         record["features"] = {"bytes": store.nbytes * (1 + len(asked.baselines)), "dtype": dtype}
         record["seconds"] = round(time.perf_counter() - started, 3)
-        result = conclude(asked, Found(scored, of_words, twin, curve, FRACTIONS), record)
+        result = conclude(asked, Found(scored, of_words, twin, curve, FRACTIONS, shown), record)
+        if causal:
+            result = add_effects(asked, result, store, causal, batch_tokens, progress)
     if folder is not None:
         save_finished(Run(results={result.name: result}, provenance=result.provenance), folder, settings)
         shutil.rmtree(folder / "partial", ignore_errors=True)
+        wanted = {file_name(each.name, layer, band) for each, layer, band in asked.places}
+        for path in (folder / "probes").iterdir():
+            if path.name.rpartition(".")[0] not in wanted:
+                path.unlink()  # of a call that failed for one of its probes, and was taken up without it
     return result
 
 
@@ -190,6 +224,7 @@ def plan(
     window: int = WINDOW,
     n_shuffles: int = 3,
     baselines: Sequence[str] = (),
+    causal: Causal = False,
     dtype: Dtype = "float16",
     features: str | Path | None = None,
     out: str | Path | None = None,
@@ -207,13 +242,15 @@ def plan(
     asked = _asked(
         model, corpus, label, site=site, layers=layers, probes=probes, bands=bands, method=method,
         shares=split, window=window, n_shuffles=n_shuffles, baselines=baselines, seed=seed,
-        prepend_bos=prepend_bos, batch_tokens=batch_tokens, progress=False,
+        prepend_bos=prepend_bos, batch_tokens=batch_tokens, progress=False, causal=causal,
     )  # fmt: skip
     where = Path(features) if features is not None else Path(out or gettempdir())
-    return make_plan(asked, _store(asked, asked.adapter, where, dtype, None), out, batch_tokens)
+    return make_plan(asked, _store(asked, asked.adapter, where, dtype, None), out, batch_tokens, causal)
 
 
-def _asked(model: Any, corpus: Any, label: Any, *, batch_tokens: int, progress: bool, **asked: Any) -> Asked:
+def _asked(
+    model: Any, corpus: Any, label: Any, *, batch_tokens: int, progress: bool, causal: Causal, **asked: Any
+) -> Asked:
     if type(batch_tokens) is not int or batch_tokens < 1:
         raise ParameterError(
             wrong_parameter("probe", "batch_tokens", "an integer of at least 1", batch_tokens)
@@ -222,7 +259,34 @@ def _asked(model: Any, corpus: Any, label: Any, *, batch_tokens: int, progress: 
         from resonance_lens.models import load_model
 
         model = load_model(model, progress=progress)
-    return ask(model, corpus, label, **asked)
+    found = ask(model, corpus, label, **asked)
+    if causal is not False:
+        require_effects(found, causal)
+    return found
+
+
+def _with_effects(
+    asked: Asked,
+    result: Result,
+    record: dict[str, Any],
+    causal: Causal,
+    dtype: Dtype,
+    features: str | Path | None,
+    batch_tokens: int,
+    progress: bool,
+) -> Result:
+    """Return a finished result with effects, whose features are streamed again where they were not kept."""
+    with TemporaryDirectory(prefix="resonance-lens-") as temporary:
+        needed = asked
+        if features is None:
+            layers = sorted({layer for _, layer, _ in places_to_check(asked, result.data, causal)})
+            needed = dataclasses.replace(asked, layers=tuple(layers))
+        where = Path(temporary if features is None else features)
+        store = _store(needed, asked.adapter, where, dtype, record["weights_fingerprint"])
+        _require_space(store, needed)
+        proof.require(asked.adapter, sites_used(asked, causal))
+        _fill(store, needed, asked.adapter, batch_tokens, progress)
+        return add_effects(asked, result, store, causal, batch_tokens, progress)
 
 
 def _store(asked: Asked, adapter: ModelAdapter, where: Path, dtype: Dtype, fingerprint: str | None) -> Store:
@@ -268,12 +332,13 @@ def _places(
     """Fit and score every probe at every place that is not on disk yet."""
     found: dict[Place, Scored] = {}
     for each, layer, band in asked.places:
-        name = f"{each.name}-L{layer:02d}-{band}"
+        name = file_name(each.name, layer, band)
         scored = kept.get(prefix + name)
         if scored is None:
             scored, fitted = _fit(asked, asked.material.stored(store, layer), each, band)
             if made is not None:
-                save_probe(made / name, fitted, _about(asked, layer, band))
+                fingerprint = store.manifest["weights_fingerprint"]
+                save_probe(made / name, fitted, _about(asked, fingerprint, layer, band))
             kept.keep(prefix + name, scored)
         found[each.name, layer, band] = scored
         bar.update()
@@ -308,14 +373,17 @@ def _fit(
     return fit_and_score(each, train, validation, test, len(material.documents))
 
 
-def _curve(asked: Asked, store: Store, each: Probe, place: Place) -> list[float]:
-    """Return scores on validation for growing shares of the training documents, at one place."""
+def _curve(asked: Asked, store: Store, each: Probe, place: Place) -> tuple[list[float], Fitted]:
+    """Return scores on validation for growing shares of the training documents, at one place.
+
+    And the probe of the last share, which is all of them.
+    """
     material, (_, layer, band) = asked.material, place
     reader = material.stored(store, layer)
     members = np.flatnonzero(material.part == 0)
-    order = stream(material.seed, "learning curve").permutation(members)
+    order = _mixed(stream(material.seed, "learning curve").permutation(members), asked)
     validation = material.examples(reader, asked.width, band, "validation", n_labellings=1)
-    scores = []
+    scores, fitted = [], None
     for fraction in FRACTIONS:
         chosen = np.zeros(len(material.documents), dtype=np.bool_)
         chosen[order[: max(1, round(fraction * len(order)))]] = True
@@ -326,14 +394,40 @@ def _curve(asked: Asked, store: Store, each: Probe, place: Place) -> list[float]
             continue
         fitted = each.fit(train, validation)
         scores.append(tallies(fitted, validation, len(material.documents))[0].score())
-    return scores
+    assert fitted is not None  # all training documents together have two classes
+    return scores, fitted[0]
 
 
-def _about(asked: Asked, layer: int, band: str) -> dict[str, Any]:
+def _mixed(members: NDArray[np.int64], asked: Asked) -> NDArray[np.int64]:
+    """Return documents in an order in which, from the beginning, each class has its share of them.
+
+    For a label of documents; for others they stay as they are.
+    """
+    material = asked.material
+    if material.labels.level != "document" or material.labels.kind != "classes":
+        return members
+    of_document: dict[int, float] = {}
+    for window in material.windows_of("train"):
+        values = material.labellings[material.rows[window] : material.rows[window + 1], 0]
+        for value in values[~np.isnan(values)][:1]:
+            of_document.setdefault(material.documents.windows[window].document, float(value))
+    classes = np.array([of_document.get(int(member), -1.0) for member in members])
+    at = np.empty(len(members))
+    for name in np.unique(classes):
+        own = classes == name
+        at[own] = (np.arange(own.sum()) + 0.5) / own.sum()
+    return members[np.argsort(at, kind="stable")]
+
+
+def _about(asked: Asked, fingerprint: str | None, layer: int, band: str) -> dict[str, Any]:
     """Return where a probe was fitted, for its card."""
-    labels = asked.material.labels
+    labels, windows = asked.material.labels, asked.material.documents.windows
     return {
         "model": asked.adapter.facts.model_name,
+        "weights_fingerprint": fingerprint,
+        "features": asked.width,
+        "window": max(window.stop - window.start for window in windows),
+        "bos": len(windows[0].tokens) > windows[0].stop - windows[0].start,
         "site": asked.site,
         "layer": layer,
         "band": band,

@@ -22,6 +22,13 @@ class Fitted(Protocol):
     def predict(self, features: Tensor) -> NDArray[np.float64]:
         """Return numbers of classes, or values, ``[window, token]``, of ``[window, token, feature]``."""
 
+    def probabilities(self, features: Tensor) -> NDArray[np.float64]:
+        """Return the probability of each class, or of each bin of an ordered label.
+
+        ``[window, token, outcome]`` of ``[window, token, feature]``; no outcomes where a probe gives a value
+        alone.
+        """
+
     def card(self) -> dict[str, Any]:
         """Return what it takes, beside the tensors, to make it again: plain JSON, with ``kind`` in it."""
 
@@ -49,3 +56,6 @@ class Probe(Protocol):
 
     def fit(self, train: Examples, validation: Examples) -> Sequence[Fitted]:
         """Learn from one part, choose by the other, and return a fitted probe for each labelling."""
+
+    def untrained(self, train: Examples) -> Fitted:
+        """Return it as it is before training, for features on the scale of the first windows of a part."""

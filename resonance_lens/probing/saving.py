@@ -25,6 +25,11 @@ KINDS: dict[str, Callable[[dict[str, Any], dict[str, Tensor]], Fitted]] = {
 """What a card may be of."""
 
 
+def file_name(probe: str, layer: int, band: str) -> str:
+    """Return what the file of a probe at a place is called, without its ending."""
+    return f"{probe}-L{layer:02d}-{band}"
+
+
 def save_probe(path: Path, fitted: Fitted, about: Mapping[str, Any]) -> None:
     """Write a probe as ``path.safetensors`` and ``path.json``.
 
@@ -35,7 +40,8 @@ def save_probe(path: Path, fitted: Fitted, about: Mapping[str, Any]) -> None:
     fitted
         The probe.
     about
-        Where it was fitted and on what, as plain data: site, layer, band, label, classes, model.
+        Where it was fitted and on what, as plain data: model, weights_fingerprint, site, layer, features,
+        band, method, window, bos (whether windows begin with that token), label, classes.
     """
     write_bytes(_ending(path, ".safetensors"), save(fitted.tensors()))
     card = {"format": FORMAT, "probe": fitted.card(), **about}

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from resonance_lens.errors import ParameterError
 from resonance_lens.probing.examples import Examples
-from resonance_lens.probing.linear import LinearFitted, chosen_on, drawn_tokens
+from resonance_lens.probing.linear import LinearFitted, chosen_on, drawn_tokens, untrained_linear
+from resonance_lens.stats.streams import stream
 
 SIZES = (64, 16, 4, 1)
 """How many features a probe may read: what validation chooses from, of equal ones the fewest."""
@@ -48,6 +49,15 @@ class Sparse:
         except ImportError:
             return "the probe 'sparse' needs TransformerLens 4.1 or later; take 'linear'"
         return None
+
+    def untrained(self, train: Examples) -> LinearFitted:
+        """Return random weights of a few features drawn at random; see `untrained_linear`."""
+        whole = untrained_linear(train)
+        n = min(max(SIZES), train.n_features)
+        drawn = stream(train.seed, "untrained features").permutation(train.n_features)[:n]
+        chosen = torch.zeros(train.n_features, 1)
+        chosen[torch.from_numpy(drawn)] = 1.0
+        return replace(whole, weight=whole.weight * chosen, strength=float(n), how="sparse")
 
     def fit(self, train: Examples, validation: Examples) -> list[LinearFitted]:
         """Return a fitted probe for each of the first labellings.

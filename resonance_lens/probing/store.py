@@ -8,6 +8,7 @@ that is there.
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from resonance_lens.errors import ActivationError, ParameterError, ResultError
+from resonance_lens.errors import ActivationError, ParameterError, ResonanceLensError, ResultError
 from resonance_lens.facts import SITE_AXES, Batch, Facts
 from resonance_lens.files import make_folder, write_atomically, write_text
 from resonance_lens.hooks.adapter import Adapter
@@ -216,7 +217,23 @@ def fill(
     ActivationError
         If an activation is not finite, or too large for float16.
     """
+    existed = store.folder.exists()
     make_folder(store.folder)
+    try:
+        _fill(store, adapter, documents, batch_tokens, progress)
+    except ResonanceLensError:
+        if not existed:  # the features of a wrong call would be in the way of a right one
+            shutil.rmtree(store.folder, ignore_errors=True)
+        raise
+
+
+def _fill(
+    store: Store,
+    adapter: Adapter,
+    documents: Documents,
+    batch_tokens: int,
+    progress: Callable[[int], object],
+) -> None:
     path = store.folder / "manifest.json"
     text = json.dumps(store.manifest, indent=1) + "\n"
     if path.exists():

@@ -79,13 +79,13 @@ class Tally:
         """
         seen = self.seen
         if self.kind == "ordered":
-            ratio = _influence(self.right[seen, 0], self._spread()[seen])
+            ratio = influence(self.right[seen, 0], self._spread()[seen])
             return np.asarray(1 - ratio)
         if not balanced:
-            return _influence(self.right[seen].sum(1), self.count[seen].sum(1))
+            return influence(self.right[seen].sum(1), self.count[seen].sum(1))
         there = np.flatnonzero(self.count.sum(0) > 0)
         return np.asarray(
-            np.mean([_influence(self.right[seen, c], self.count[seen, c]) for c in there], axis=0)
+            np.mean([influence(self.right[seen, c], self.count[seen, c]) for c in there], axis=0)
         )
 
     def _spread(self) -> Floats:
@@ -95,6 +95,7 @@ class Tally:
         return np.asarray(squares - 2 * mean * total + count * mean**2)
 
 
-def _influence(numerator: Floats, denominator: Floats) -> Floats:
+def influence(numerator: Floats, denominator: Floats) -> Floats:
+    """Return values by document whose mean is a ratio of sums, for resampling: see `Tally.rows`."""
     ratio = numerator.sum() / denominator.sum()
     return np.asarray(ratio + (numerator - ratio * denominator) / denominator.mean())

@@ -214,8 +214,7 @@ def test_ordered_labels_are_read_by_every_head() -> None:
     for make in (fourier_head, linear_softmax):
         probe = make(labellings=2, epochs=30, patience=15, learning_rate=0.05)
         scored, fitted = fit(probe, made, features)
-        # A linear map alone does not make a Fourier head follow a mean over its whole range.
-        assert scored.test[0].score() > (0.85 if make is linear_softmax else 0.4)
+        assert scored.test[0].score() > 0.9
         assert scored.n_parameters == fitted.n_parameters
         assert abs(scored.test[1].score()) < 0.2  # the control task
 

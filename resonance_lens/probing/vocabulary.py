@@ -1,0 +1,54 @@
+"""Classes of the tokens of a vocabulary by themselves: what a model's next token may be."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resonance_lens.text_labels import Rule, Text
+
+NONE = "none"
+"""The class of tokens that a rule says nothing of."""
+
+
+def vocabulary_classes(
+    rule: Rule, tokenizer: Any, d_vocab: int, anchor: int
+) -> tuple[tuple[str, ...], NDArray[np.int64]]:
+    """Return the classes of all tokens of a vocabulary, each by itself.
+
+    Parameters
+    ----------
+    rule
+        With `Rule.alone`.
+    tokenizer
+        Of the model.
+    d_vocab
+        Tokens that the model can say.
+    anchor
+        A token of text in front of which nothing is missing: tokenizers leave out white space at the
+        beginning of what they decode.
+
+    Returns
+    -------
+    tuple
+        Names, `NONE` last, and ``[token]``: which.
+    """
+    assert rule.alone is not None  # the caller has looked
+    known = range(min(d_vocab, len(tokenizer)))
+    options = {"clean_up_tokenization_spaces": False}
+    front = tokenizer.decode([anchor], **options)
+    texts = tokenizer.batch_decode([[anchor, token] for token in known], **options)
+    special = set(getattr(tokenizer, "all_special_ids", ()))
+    values: list[str | None] = [None] * d_vocab
+    for token, text in zip(known, texts, strict=True):
+        own = text.removeprefix(front)
+        if token in special or not own.strip() or "\ufffd" in own or own == text:
+            continue  # nothing, a part of a character, or not after the anchor
+        whole = Text(rule.alone + own, ((len(rule.alone), len(rule.alone) + len(own)),))
+        value = rule.of(whole)[0]
+        values[token] = None if value is None else str(value)
+    names = (*sorted({value for value in values if value is not None}), NONE)
+    number = {name: code for code, name in enumerate(names)}
+    return names, np.array([number[NONE if value is None else value] for value in values])
