@@ -240,7 +240,9 @@ class SpectralProbe(Analysis):
             if values[at].max() <= 0:
                 break
             label, band = low.place.values[int(values[at].argmax())]
-            reason = f"{label} is read from the band {band!r}, above random vectors of words (lower 95 % bound)"
+            reason = (
+                f"{label} is read from the band {band!r}, above random vectors of words (lower 95 % bound)"
+            )
             score = float(values[at].max())
             found.append(Target(site=self.site, layer=int(low.layer[at]), score=score, reason=reason))
         return found

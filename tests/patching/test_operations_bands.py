@@ -47,6 +47,7 @@ def test_a_band_and_the_rest_add_up_to_the_values(
     scene = scene_of(lengths)
     remove = RemoveBand(method=band[0], band=band[1], first_position="edit" if first else "keep")
     keep = remove.complement()
+    assert keep is not None
     rest, kept = remove.edit(values, scene), keep.edit(values, scene)
     for row, length in enumerate(lengths):
         start = 0 if first else 1
