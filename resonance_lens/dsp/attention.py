@@ -16,7 +16,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from resonance_lens.dsp.logarithms import logarithms
 from resonance_lens.signal import Signal
 
 Circle = Literal["full", "half"]
@@ -298,7 +297,7 @@ def row_entropy(pattern: Signal, seen: Window, parts: tuple[slice, ...] = (slice
         for queries, keys in _blocks(signal, seen, parts):
             block = signal.values[:, :, queries, keys]
             # Weights below the smallest normal number add nothing, and clamping spares a mask.
-            pieces.append(-torch.linalg.vecdot(logarithms(block.clamp_min(smallest)), block))
+            pieces.append(-torch.linalg.vecdot(block.clamp_min(smallest).log_(), block))
         return torch.cat(pieces, dim=-1)
 
     return pattern.memo(("row_entropy", *((p.start, p.stop, p.step) for p in parts)), compute)

@@ -14,8 +14,6 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from resonance_lens.dsp.logarithms import logarithms
-
 EDGES = (0.25, 0.75)
 """Of the bands low, mid and high, as fractions of the Nyquist frequency, which is 0.5 cycles per token."""
 
@@ -73,8 +71,8 @@ def _taper(window: str, n: int) -> Tensor:
 def entropy(shares: Tensor) -> Tensor:
     """Return the entropy in nat of numbers that are not negative, divided by their sum: ``[...]``."""
     total = shares.sum(-1)
-    each = logarithms(shares.clamp_min(torch.finfo(shares.dtype).tiny))
-    found: Tensor = total.log() - torch.linalg.vecdot(shares, each) / total
+    logarithms = shares.clamp_min(torch.finfo(shares.dtype).tiny).log()
+    found: Tensor = total.log() - torch.linalg.vecdot(shares, logarithms) / total
     return found
 
 

@@ -55,8 +55,7 @@ def head_series(z: Signal, kind: Kind, draw: int, directions: Callable[[], Tenso
         if kind == "norm":
             norm: Tensor = torch.linalg.vector_norm(signal.values, dim=-1)
             return norm
-        projected: Tensor = torch.linalg.vecdot(signal.values, directions().to(signal.values))
-        return projected
+        return torch.einsum("bthd,hd->bth", signal.values, directions().to(signal.values))
 
     return z.memo(("head series", kind, draw), compute)
 

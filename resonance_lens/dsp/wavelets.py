@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from resonance_lens.dsp.logarithms import logarithms
 from resonance_lens.dsp.records import Records, real_records
 from resonance_lens.errors import ParameterError, RecordError, unknown, wrong_parameter
 from resonance_lens.signal import Signal
@@ -123,8 +122,7 @@ class Coefficients:
         """The sum of ``c^2 ln c^2`` over each scale."""
         tiny = torch.finfo(self.approximation.dtype).tiny
         return torch.stack(
-            [torch.linalg.vecdot(square, logarithms(square.clamp_min(tiny))) for square in self._squares],
-            dim=-1,
+            [torch.linalg.vecdot(square, square.clamp_min(tiny).log()) for square in self._squares], dim=-1
         )
 
 
