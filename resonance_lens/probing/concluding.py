@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from resonance_lens.probing.asked import Asked
 from resonance_lens.probing.controls import CONTROL_TASK, SHUFFLED
 from resonance_lens.probing.documents import PARTS
+from resonance_lens.probing.names import NEXT
 from resonance_lens.probing.places import Scored
 from resonance_lens.probing.showing import views
 from resonance_lens.probing.specimen import filters
@@ -33,6 +34,12 @@ NO_MEAN = (
     "cannot read a label of documents there, whatever it holds."
 )
 """What makes the low band the best for a label of documents by arithmetic alone."""
+
+LOOKS_AHEAD = (
+    "Filters of the {method} method look ahead: in a band a token holds some of the following one, whose "
+    "label this is. Only the band 'all' and the method 'causal' tell what is known of it beforehand."
+)
+"""What makes bands good for a label of the following token, whatever the model knows."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -276,6 +283,8 @@ def _summary(asked: Asked, data: xr.Dataset, best: Mapping[str, Place]) -> str:
         sentences.append(_bands_sentence(data.sel(probe=first), parts, asked.material.seed))
         if labels.level == "document" and material.method == "dct":
             sentences.append(NO_MEAN)
+    if parts and labels.name.startswith(NEXT) and material.method != "causal":
+        sentences.append(LOOKS_AHEAD.format(method=material.method))
     for probe in asked.probes[1:]:
         _, other_layer, other_band = best[probe.name]
         other = data.sel(probe=probe.name, layer=other_layer, band=other_band)

@@ -92,6 +92,20 @@ def test_a_label_of_documents_cannot_be_read_without_the_mean_and_the_summary_sa
     assert "cannot read a label of documents there" in result.summary
 
 
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({}, True),
+        ({"method": "wavelet", "bands": ("level1",)}, True),
+        ({"method": "causal", "bands": ("0.2-0.3",)}, False),
+        ({"bands": ("all",)}, False),
+    ],
+)
+def test_it_is_said_where_a_filter_tells_of_the_following_token(settings: dict[str, Any], said: bool) -> None:
+    following = Rule("next_half", "classes", "token", "the next word's half", lambda t: [*_half(t)[1:], None])
+    assert ("look ahead" in probed(following, layers=(1,), **settings).summary) is said
+
+
 def test_a_result_is_saved_loaded_compared_and_drawn(tmp_path: Path) -> None:
     one = probed(out=tmp_path / "one")
     loaded = rl.load(tmp_path / "one")["probe"]
