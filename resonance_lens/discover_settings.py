@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from resonance_lens.discovering.asked import BASELINES
 from resonance_lens.errors import ParameterError, unknown
 from resonance_lens.patching.operations.bands import frequency_bands
-from resonance_lens.probe_settings import CORPUS, layers_of
-from resonance_lens.probing.documents import read_documents
-from resonance_lens.prompts import DEMO, Document, Prompt
-from resonance_lens.settings import SettingsError, names_of, new_folder
+from resonance_lens.probe_settings import DocumentSettings
+from resonance_lens.settings import SettingsError, layers_of, names_of, new_folder
 
 OPTIONS = {
     "site": "site",
@@ -32,38 +28,7 @@ OPTIONS = {
 """Options that go to `resonance_lens.discover` as they are, if they are given, and their names there."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class DiscoverSettings:
-    """Everything that one call of `discover` is told.
-
-    Attributes
-    ----------
-    model, prompts
-        As they were given.
-    options
-        The arguments that `resonance_lens.discover` and the plan of it share.
-    device, dtype
-        As `resonance_lens.load_model` takes them.
-    out
-        The folder for the result.
-    named
-        Whether the user named that folder.
-    """
-
-    model: str
-    prompts: str
-    options: dict[str, Any]
-    device: str | None
-    dtype: str | None
-    out: Path
-    named: bool
-
-    def read_documents(self) -> list[Document | Prompt]:
-        """Return the documents of the file, or the shipped ones."""
-        return read_documents(self.prompts if self.prompts in (CORPUS, DEMO) else Path(self.prompts))
-
-
-def from_arguments(arguments: argparse.Namespace) -> DiscoverSettings:
+def from_arguments(arguments: argparse.Namespace) -> DocumentSettings:
     """Return what the command line says; what is misspelt is said before a model loads.
 
     Raises
@@ -87,7 +52,7 @@ def from_arguments(arguments: argparse.Namespace) -> DiscoverSettings:
         options["baselines"] = names
     named = arguments.out is not None
     out = Path(arguments.out) if named else new_folder(f"{arguments.model}-discover")
-    return DiscoverSettings(
+    return DocumentSettings(
         model=arguments.model,
         prompts=arguments.prompts,
         options={**options, "layers": layers_of(arguments.layers), "out": out},

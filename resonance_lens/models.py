@@ -7,7 +7,7 @@ import difflib
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from resonance_lens.bundled import BUNDLED, converted
 from resonance_lens.errors import ModelError, ParameterError, unknown, wrong_parameter
@@ -112,6 +112,11 @@ def list_models() -> list[ModelInfo]:
         note="built on the spot; see docs/testbed.md",
     )
     return [*models, known, other]
+
+
+def given_or_loaded(model: Any, progress: bool) -> Any:
+    """Return a model as it was given, or load it if a name or a folder was."""
+    return load_model(model, progress=progress) if isinstance(model, str | Path) else model
 
 
 def load_model(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from resonance_lens.probing.examples import require_band
 from resonance_lens.probing.labels import read_table
 from resonance_lens.probing.names import label_names
 from resonance_lens.prompts import DEMO, Document, Prompt
-from resonance_lens.settings import SettingsError, names_of, new_folder
+from resonance_lens.settings import SettingsError, layers_of, names_of, new_folder
 
 CORPUS = "corpus"
 LABEL = "word_class"
@@ -36,21 +35,17 @@ OPTIONS = {
 }
 """Options that go to `resonance_lens.probe` as they are, if they are given, and their names there."""
 
-LAYERS = re.compile(r"(\d+)(?:-(\d+))?")
-
 
 @dataclass(frozen=True, kw_only=True)
-class ProbeSettings:
-    """Everything that one call of `probe` is told.
+class DocumentSettings:
+    """What a command is told that looks at documents.
 
     Attributes
     ----------
     model, prompts
         As they were given.
-    label
-        The name of one, or the file of a table.
     options
-        The arguments that `resonance_lens.probe` and the plan of it share.
+        The arguments that its function and the plan of it share.
     device, dtype
         As `resonance_lens.load_model` takes them.
     out
@@ -61,7 +56,6 @@ class ProbeSettings:
 
     model: str
     prompts: str
-    label: str | Path
     options: dict[str, Any]
     device: str | None
     dtype: str | None
@@ -71,6 +65,19 @@ class ProbeSettings:
     def read_documents(self) -> list[Document | Prompt]:
         """Return the documents of the file, or the shipped ones."""
         return read_documents(self.prompts if self.prompts in (CORPUS, DEMO) else Path(self.prompts))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeSettings(DocumentSettings):
+    """Everything that one call of `probe` is told.
+
+    Attributes
+    ----------
+    label
+        The name of one, or the file of a table.
+    """
+
+    label: str | Path
 
 
 def from_arguments(arguments: argparse.Namespace) -> ProbeSettings:
@@ -158,18 +165,3 @@ def _names(text: str | None, kind: str, known: Collection[str]) -> list[str]:
         if name not in known:
             raise ParameterError(unknown(kind, name, known))
     return names
-
-
-def layers_of(text: str | None) -> list[int] | None:
-    if text in (None, "all"):
-        return None
-    found: list[int] = []
-    for part in names_of(str(text)):
-        numbers = LAYERS.fullmatch(part)
-        last = None if numbers is None else int(numbers[2] or numbers[1])
-        if numbers is None or last is None or last < int(numbers[1]):
-            raise SettingsError(
-                f"--layers takes numbers and ranges such as 0,10,20-29, or all; got {part!r}."
-            )
-        found += range(int(numbers[1]), last + 1)
-    return found

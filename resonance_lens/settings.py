@@ -33,6 +33,8 @@ KINDS: dict[str, tuple[tuple[type, ...], str]] = {
 }
 """Keys of a run file, and what each holds; on the command line the option of the same name."""
 
+LAYERS = re.compile(r"(\d+)(?:-(\d+))?")
+
 
 class SettingsError(ResonanceLensError):
     """A run file or an option cannot be used."""
@@ -213,6 +215,22 @@ def names_of(given: str | list[str]) -> list[str]:
     """Return names from a list, or from a text with commas between them."""
     names = given.split(",") if isinstance(given, str) else given
     return [name.strip() for name in names if name.strip()]
+
+
+def layers_of(text: str | None) -> list[int] | None:
+    """Return the layers that ``0,10,20-29`` names; ``None`` for all."""
+    if text in (None, "all"):
+        return None
+    found: list[int] = []
+    for part in names_of(str(text)):
+        numbers = LAYERS.fullmatch(part)
+        last = None if numbers is None else int(numbers[2] or numbers[1])
+        if numbers is None or last is None or last < int(numbers[1]):
+            raise SettingsError(
+                f"--layers takes numbers and ranges such as 0,10,20-29, or all; got {part!r}."
+            )
+        found += range(int(numbers[1]), last + 1)
+    return found
 
 
 def _baselines(given: str | list[str]) -> list[str]:

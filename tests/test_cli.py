@@ -15,7 +15,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -59,6 +59,21 @@ class Outcome(NamedTuple):
 
 
 Run = Callable[..., Outcome]
+
+
+def runner(capsys: pytest.CaptureFixture[str], known: Mapping[str, Path] | None = None) -> Run:
+    """Return what runs a command and says what it did; words that are known stand for paths."""
+
+    def run(*argv: str | Path) -> Outcome:
+        capsys.readouterr()
+        words = [str((known or {}).get(str(word), word)) for word in argv]
+        try:
+            code = main(words)
+        except SystemExit as end:  # argparse, after --help
+            code = int(end.code or 0)
+        return Outcome(code, *capsys.readouterr())
+
+    return run
 
 
 # What the tests run ----------------------------------------------------------------------------
@@ -112,15 +127,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def cli(here: Path, capsys: pytest.CaptureFixture[str]) -> Run:
-    def run(*argv: str | Path) -> Outcome:
-        capsys.readouterr()
-        try:
-            code = main([str(argument) for argument in argv])
-        except SystemExit as end:  # argparse, after --help
-            code = int(end.code or 0)
-        return Outcome(code, *capsys.readouterr())
-
-    return run
+    return runner(capsys)
 
 
 TEXTS = (

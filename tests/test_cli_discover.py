@@ -6,7 +6,6 @@ import json
 import random
 import re
 import shlex
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,8 @@ import pytest
 
 import resonance_lens as rl
 from resonance_lens import arguments, discover_settings
-from resonance_lens.cli import main
-from tests.test_cli import WORDS, Outcome, names, save_model
+from tests.test_cli import WORDS, Run, names, runner, save_model
 
-Run = Callable[..., Outcome]
 SMALL = ("--quiet", "--window", "12", "--bands", "0.05-0.2,0.2-0.5", "--n-components", "1", "--layers", "0")
 CALL = ("discover", "MODEL", "--prompts", "PROMPTS", *SMALL)
 
@@ -40,17 +37,7 @@ def cli(
     """Run a command in an empty folder; words of the fixture above stand for its paths."""
     monkeypatch.chdir(tmp_path)
     known = {"MODEL": "tiny-llama", "PROMPTS": "prompts.jsonl"}
-
-    def run(*argv: str | Path) -> Outcome:
-        capsys.readouterr()
-        words = [str(folder / known[str(word)]) if str(word) in known else str(word) for word in argv]
-        try:
-            code = main(words)
-        except SystemExit as end:
-            code = int(end.code or 0)
-        return Outcome(code, *capsys.readouterr())
-
-    return run
+    return runner(capsys, {word: folder / path for word, path in known.items()})
 
 
 def test_it_says_what_it_found_and_the_numbers_are_those_of_discover(

@@ -7,7 +7,6 @@ import inspect
 import json
 import random
 import shlex
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ import torch
 
 import resonance_lens as rl
 from resonance_lens import arguments, patch_settings
-from resonance_lens.cli import main
 from resonance_lens.hooks.adapter import ModelAdapter
 from resonance_lens.pairs import PromptPairs
 from resonance_lens.patching import sweep
@@ -25,9 +23,8 @@ from resonance_lens.patching.hooks import operation_hooks
 from resonance_lens.patching.operations import list_operations
 from resonance_lens.views.effects import strongest
 from resonance_lens.views.text import number
-from tests.test_cli import WORDS, Outcome, names, save_model
+from tests.test_cli import WORDS, Run, names, runner, save_model
 
-Run = Callable[..., Outcome]
 QUIET = ("--quiet", "--controls", "placebo")
 
 
@@ -71,17 +68,7 @@ def cli(
     """Run a command in an empty folder; words of the fixture above stand for its paths."""
     monkeypatch.chdir(tmp_path)
     known = {"MODEL": "tiny-llama", "RUN": "run", "PAIRS": "pairs.jsonl"}
-
-    def run(*argv: str | Path) -> Outcome:
-        capsys.readouterr()
-        words = [str(folder / known[str(word)]) if str(word) in known else str(word) for word in argv]
-        try:
-            code = main(words)
-        except SystemExit as end:
-            code = int(end.code or 0)
-        return Outcome(code, *capsys.readouterr())
-
-    return run
+    return runner(capsys, {word: folder / path for word, path in known.items()})
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,6 @@ import random
 import re
 import shlex
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ import pytest
 
 import resonance_lens as rl
 from resonance_lens import arguments, probe_settings
-from resonance_lens.cli import main
 from resonance_lens.dsp.cosine import PRISM_BANDS
 from resonance_lens.errors import ParameterError
 from resonance_lens.hooks.adapter import ModelAdapter
@@ -24,9 +22,8 @@ from resonance_lens.probing import probe as module
 from resonance_lens.probing.asked import PROBES
 from resonance_lens.probing.names import ALL, BAND_MEANINGS, PROBE_MEANINGS, label_names
 from resonance_lens.probing.places import fit_and_score
-from tests.test_cli import WORDS, Outcome, names, save_model
+from tests.test_cli import WORDS, Run, names, runner, save_model
 
-Run = Callable[..., Outcome]
 SMALL = ("--window", "20", "--bands", "all,0.1-0.5", "--n-shuffles", "1")
 CALL = ("probe", "MODEL", "--prompts", "PROMPTS", "--label", "function_word", *SMALL)
 
@@ -71,17 +68,7 @@ def cli(
         "ROWS": "rows.json",
         **files,
     }
-
-    def run(*argv: str | Path) -> Outcome:
-        capsys.readouterr()
-        words = [str(folder / known[str(word)]) if str(word) in known else str(word) for word in argv]
-        try:
-            code = main(words)
-        except SystemExit as end:
-            code = int(end.code or 0)
-        return Outcome(code, *capsys.readouterr())
-
-    return run
+    return runner(capsys, {word: folder / path for word, path in known.items()})
 
 
 # What can be chosen ----------------------------------------------------------------------------

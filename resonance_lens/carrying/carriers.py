@@ -25,6 +25,7 @@ from resonance_lens.facts import Batch
 from resonance_lens.hooks import proof
 from resonance_lens.hooks.adapter import ModelAdapter
 from resonance_lens.hooks.twin import random_twin
+from resonance_lens.models import given_or_loaded
 from resonance_lens.patching.asked import digest_of
 from resonance_lens.patching.ground import batch_of, means
 from resonance_lens.patching.places import Targets
@@ -144,10 +145,7 @@ def carriers(
     undriven one (activation patching, for a small drive).
     """
     started = time.perf_counter()
-    if isinstance(model, str | Path):
-        from resonance_lens.models import load_model
-
-        model = load_model(model, progress=progress)
+    model = given_or_loaded(model, progress)
     what = asked.make(
         model,
         prompts,

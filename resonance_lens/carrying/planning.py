@@ -8,6 +8,7 @@ from typing import Any
 
 from resonance_lens.carrying import asked
 from resonance_lens.carrying.asked import PARTS
+from resonance_lens.models import given_or_loaded
 
 COMPLEX = 8
 """Bytes of a number that is kept."""
@@ -88,10 +89,7 @@ def plan(model: Any, prompts: Any, *, out: str | Path | None = None, **settings:
     ResonanceLensError
         As `resonance_lens.carriers`, for everything that it refuses before its first pass.
     """
-    if isinstance(model, str | Path):
-        from resonance_lens.models import load_model
-
-        model = load_model(model, progress=False)
+    model = given_or_loaded(model, False)
     what = asked.make(model, prompts, **settings)
     setup, facts = what.setup, what.adapter.facts
     depth = facts.n_layers

@@ -27,6 +27,7 @@ from resonance_lens.files import make_folder
 from resonance_lens.hooks import proof
 from resonance_lens.hooks.adapter import ModelAdapter
 from resonance_lens.hooks.twin import random_twin
+from resonance_lens.models import given_or_loaded
 from resonance_lens.partial import finished_in, save_finished
 from resonance_lens.probing.documents import WINDOW, Documents
 from resonance_lens.probing.store import Dtype, Store, fill, plan_store
@@ -141,8 +142,9 @@ def discover(
     Nulls are in `resonance_lens.discovering.measuring.measure`.
     """
     started = time.perf_counter()
+    model = given_or_loaded(model, progress)
     asked = ask(
-        _loaded(model, progress), corpus, site=site, layers=layers, bands=bands, n_components=n_components,
+        model, corpus, site=site, layers=layers, bands=bands, n_components=n_components,
         n_ablations=n_ablations, n_moments=n_moments, scaling=scaling, method=method, held_out=held_out,
         window=window, baselines=baselines, seed=seed, batch_tokens=batch_tokens, prepend_bos=prepend_bos,
     )  # fmt: skip
@@ -203,20 +205,13 @@ def plan(
     ResonanceLensError
         As `discover`, for everything that it refuses before its first pass.
     """
+    model = given_or_loaded(model, False)
     asked = ask(
-        _loaded(model, False), corpus, site=site, layers=layers, bands=bands, n_components=n_components,
+        model, corpus, site=site, layers=layers, bands=bands, n_components=n_components,
         n_ablations=n_ablations, n_moments=n_moments, scaling=scaling, method=method, held_out=held_out,
         window=window, baselines=baselines, seed=seed, batch_tokens=batch_tokens, prepend_bos=prepend_bos,
     )  # fmt: skip
     return make_plan(asked, dtype, out)
-
-
-def _loaded(model: Any, progress: bool) -> Any:
-    if isinstance(model, str | Path):
-        from resonance_lens.models import load_model
-
-        return load_model(model, progress=progress)
-    return model
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

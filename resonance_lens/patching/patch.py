@@ -16,6 +16,7 @@ from tqdm import tqdm
 from resonance_lens import provenance
 from resonance_lens.batches import Tokenized
 from resonance_lens.hooks import proof
+from resonance_lens.models import given_or_loaded
 from resonance_lens.pairs import PromptPairs
 from resonance_lens.patching import asked
 from resonance_lens.patching.asked import CONTROLS, Operations
@@ -113,10 +114,7 @@ def patch(
     gigabyte: that stream at each patched layer, and the other prompt's values of the sites.
     """
     started = time.perf_counter()
-    if isinstance(model, str | Path):
-        from resonance_lens.models import load_model
-
-        model = load_model(model, progress=progress)
+    model = given_or_loaded(model, progress)
     adapter = asked.adapter_of(model)
     if isinstance(pairs, str):
         from resonance_lens.patching.ready import prompt_pairs

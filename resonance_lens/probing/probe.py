@@ -22,6 +22,7 @@ from resonance_lens.files import make_folder
 from resonance_lens.hooks import proof
 from resonance_lens.hooks.adapter import ModelAdapter
 from resonance_lens.hooks.twin import random_twin
+from resonance_lens.models import given_or_loaded
 from resonance_lens.partial import finished_in, save_finished
 from resonance_lens.probing.asked import BANDS, RANDOM_WEIGHTS, Asked, ask
 from resonance_lens.probing.concluding import Found, Place, best_places, conclude
@@ -255,10 +256,7 @@ def _asked(
         raise ParameterError(
             wrong_parameter("probe", "batch_tokens", "an integer of at least 1", batch_tokens)
         )
-    if isinstance(model, str | Path):
-        from resonance_lens.models import load_model
-
-        model = load_model(model, progress=progress)
+    model = given_or_loaded(model, progress)
     found = ask(model, corpus, label, **asked)
     if causal is not False:
         require_effects(found, causal)
