@@ -122,7 +122,8 @@ def discover(
         beyond white noise and beyond the site as a whole, of what could lie beyond (1: all of it); ``share``,
         of the band's power that the component holds, beside ``share_null``; ``beyond_shuffled_tokens``, the
         excess less that in shuffled text; ``excess_q``, ``share_q``, ``beyond_shuffled_tokens_q`` over all
-        places; ``found``: all three are at most 0.05 and the excess is surely more than 0.05. ``period`` in
+        places; ``found``: all that there are of these are at most 0.05, the excess is surely more than 0.05,
+        and share and excess lie above what they are held against. ``period`` in
         tokens, ``contrast``, ``spectrum[..., frequency]``, ``head_weight[..., head]``.
         ``moment_text[..., moment]`` with ``moment_context``, ``moment_value``, ``moment_document``,
         ``moment_position``; ``words_above``, ``words_below``. For those that were taken out
@@ -153,7 +154,8 @@ def discover(
     folder = None if out is None else Path(out)
     if folder is not None and (finished := finished_in(folder, settings)) is not None:
         return finished["discovery"]
-    proof.require(asked.adapter, [asked.site])
+    used = {asked.site} | ({"resid_pre", "resid_post"} if asked.n_ablations else set())
+    proof.require(asked.adapter, sorted(used))
     record["started"] = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     with ExitStack() as stack:
         partial = None if folder is None else make_folder(folder / "partial")
@@ -234,7 +236,8 @@ class _Looking:
             store = self._stored(adapter, asked.documents, fingerprint, f"{prefix}features")
             shuffled = None
             if SHUFFLED in asked.baselines and not prefix:
-                shuffled = self._stored(adapter, asked.shuffled(), fingerprint, f"{prefix}shuffled")
+                documents = asked.shuffled()
+                shuffled = documents, self._stored(adapter, documents, fingerprint, f"{prefix}shuffled")
             for layer in self._bar(missing, "layer", "looking"):
                 found[layer] = find(asked, store, layer, shuffled)
                 self.kept.keep(names[layer], found[layer])  # type: ignore[arg-type]

@@ -31,7 +31,7 @@ NOWHERE = -1
 """In place of a moment or word that there is not."""
 
 
-def find(asked: Asked, store: Store, layer: int, shuffled: Store | None = None) -> Found:
+def find(asked: Asked, store: Store, layer: int, shuffled: tuple[Documents, Store] | None = None) -> Found:
     """Return the components of a layer.
 
     Parameters
@@ -43,16 +43,16 @@ def find(asked: Asked, store: Store, layer: int, shuffled: Store | None = None) 
     layer
         Which.
     shuffled
-        Features of the windows of held-out documents with their tokens in random order: see
-        `Asked.shuffled`.
+        The documents with their tokens in random order, see `Asked.shuffled`, and features of the windows
+        of those that are held out.
 
     Returns
     -------
     dict
         As learned: ``gained[band, component]``, ``reads`` and ``writes`` ``[band, component, feature]``,
         ``scale[feature]``, and ``head_weight[band, component, head]`` where there are heads. On held-out
-        documents: ``excess``, ``share``, ``concentration``, ``amplitude`` ``[document, band, component]``;
-        ``expected[document, band]``; ``spectrum[band, component, index]``; ``excess_shuffled_tokens`` and
+        documents: ``excess``, ``share``, ``amplitude`` ``[document, band, component]``;
+        ``spectrum[band, component, index]``; ``excess_shuffled_tokens`` and
         ``share_shuffled_tokens`` of the same components in shuffled windows. What they are named by:
         ``moment_value``, ``moment_window``, ``moment_token`` ``[band, component, moment]``; ``above`` and
         ``below`` ``[band, component, word]``, ids of words; ``course[band, component, token]`` of the window
@@ -76,17 +76,16 @@ def find(asked: Asked, store: Store, layer: int, shuffled: Store | None = None) 
         "scale": torch.where(torch.isfinite(learned.scale), learned.scale, 0.0).numpy(),
         "excess": measured.excess,
         "share": measured.share,
-        "concentration": measured.concentration,
-        "expected": measured.expected,
         "spectrum": measured.spectrum,
         **named,
     }
     if asked.heads:
         found["head_weight"] = learned.weights.unflatten(-1, (asked.heads, -1)).square().sum(-1).numpy()
     if shuffled is not None:
-        of_shuffled = _windows_by_document(asked.shuffled())
+        documents, features = shuffled
+        windows = _windows_by_document(documents)
         other = measure(
-            _activations(shuffled, layer, [of_shuffled[at] for at in asked.test]), learned, asked.bands
+            _activations(features, layer, [windows[at] for at in asked.test]), learned, asked.bands
         )
         found |= {f"excess_{SHUFFLED}": other.excess, f"share_{SHUFFLED}": other.share}
     return found

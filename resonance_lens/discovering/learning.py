@@ -25,7 +25,7 @@ Stream = Callable[[], Iterable[Tensor]]
 
 Scaling = Literal["features", "none"]
 MEDIAN_OF, OF_ONE = 96, 4
-"""Training windows whose median is taken at each position, about, and how many of them one document gives."""
+"""Training windows whose median is taken at each position, at most about, and how many one document gives."""
 
 SCALINGS: tuple[Scaling, ...] = ("features", "none")
 
@@ -190,7 +190,7 @@ def learn(documents: Stream, bands: Bands, n_components: int, scaling: Scaling =
 
 
 def _common(documents: Stream) -> Tensor:
-    """Return the median at each position, ``[token, feature]``: of about `MEDIAN_OF` windows.
+    """Return the median at each position, ``[token, feature]``: of at most about `MEDIAN_OF` windows.
 
     A mean would put the rhythm of a single document into what is taken out of all.
     """

@@ -62,7 +62,7 @@ class DiscoverPlan:
             f"tokens    {self.tokens} in {self.windows} windows; {self.left_out} fill no window",
             f"places    {self.components} components, by layer and band",
             f"passes    {self.passes_tokens} tokens for activations, {self.ablation_tokens} to take out",
-            *(f"left out  {name}: {why}" for name, why in self.not_taken_out.items()),
+            *(f"kept in   {name}: {why}" for name, why in self.not_taken_out.items()),
             f"disk      {self.disk_bytes / 2**20:.0f} MiB of activations, until it is done",
             f"memory    about {self.memory_bytes / 2**20:.0f} MiB, beside the model's own",
             *(f"file      {name}" for name in self.files),
@@ -76,6 +76,8 @@ def make_plan(asked: Asked, dtype: str, out: str | Path | None) -> DiscoverPlan:
     tokens = sum(len(window.tokens) for window in windows)
     of_held_out = sum(len(window.tokens) for window in windows if asked.held_out[window.document])
     stored = tokens * (1 + (RANDOM in asked.baselines)) + of_held_out * (SHUFFLED in asked.baselines)
+    measured = windows[0].measured / len(windows[0].tokens)  # the first position is not stored
+    on_disk = round(stored * measured)
     # Sums of all bands, and what finding their eigenvectors makes of them.
     sums = 8 * asked.width**2 * (3 * len(asked.bands.names) + 1)
     names = ("run.json", "discovery.nc")
@@ -88,8 +90,12 @@ def make_plan(asked: Asked, dtype: str, out: str | Path | None) -> DiscoverPlan:
         components=len(asked.layers) * len(asked.bands.names) * asked.n_components,
         passes_tokens=stored,
         ablation_tokens=of_held_out * (1 + 2 * asked.n_ablations) if asked.n_ablations else 0,
-        disk_bytes=stored * asked.width * len(asked.layers) * np.dtype(dtype).itemsize,
+        disk_bytes=on_disk * asked.width * len(asked.layers) * np.dtype(dtype).itemsize,
         memory_bytes=sums,
-        not_taken_out={name: why for name in asked.bands.names if (why := why_not(asked, name))},
+        not_taken_out=(
+            {name: why for name in asked.bands.names if (why := why_not(asked, name))}
+            if asked.n_ablations
+            else {}
+        ),
         files=() if out is None else tuple(str(Path(out) / name) for name in names),
     )

@@ -12,10 +12,9 @@ from torch import Tensor
 
 from resonance_lens.discovering.asked import Asked
 from resonance_lens.errors import ActivationError, RecordError
-from resonance_lens.facts import Batch
 from resonance_lens.hooks.adapter import Hook, ModelAdapter
 from resonance_lens.hooks.writing import write
-from resonance_lens.patching.ground import batches_of, record
+from resonance_lens.patching.ground import batch_of, record
 from resonance_lens.patching.operations.bands import band_matrix
 from resonance_lens.patching.operations.base import Scene
 from resonance_lens.patching.operations.directions import RemoveDirections
@@ -94,7 +93,7 @@ def losses(
     ablations
         Components.
     windows
-        Of held-out documents.
+        Of held-out documents, as many as one pass takes.
     progress
         Told how many windows have been run once more.
 
@@ -111,16 +110,13 @@ def losses(
     rows = [asked.documents.windows[at].tokens for at in windows]
     ids = [f"{asked.documents.ids[asked.documents.windows[at].document]} {at}" for at in windows]
     found = np.full((len(rows), 1 + 2 * len(ablations)), np.nan)
-    for batch in batches_of(rows, asked.batch_tokens):
-        here = list(batch.prompts)
-        part = _Pass(asked, batch, [rows[at] for at in here], [ids[at] for at in here], ablations)
-        for column, loss in part.losses():
-            if not bool(torch.isfinite(loss).all()):
-                raise ActivationError(
-                    "The loss is not finite after a component is taken out; load the model in float32."
-                )
-            found[here, column] = loss.numpy()
-            progress(len(here))
+    for column, loss in _Pass(asked, rows, ids, ablations).losses():
+        if not bool(torch.isfinite(loss).all()):
+            raise ActivationError(
+                "The loss is not finite after a component is taken out; load the model in float32."
+            )
+        found[:, column] = loss.numpy()
+        progress(len(rows))
     return found
 
 
@@ -130,14 +126,13 @@ class _Pass:
     def __init__(
         self,
         asked: Asked,
-        batch: Batch,
         rows: Sequence[Sequence[int]],
         ids: Sequence[str],
         ablations: Sequence[Ablation],
     ) -> None:
         self.asked, self.ids, self.ablations = asked, ids, ablations
         self.adapter: ModelAdapter = asked.adapter
-        self.batch = Batch(batch.tokens, batch.lengths, tuple(range(len(rows))))
+        self.batch = batch_of(rows, range(len(rows)))
         last = self.adapter.facts.n_layers - 1
         layers = sorted({0, *(each.layer for each in ablations)})
         spots = [*(("resid_pre", layer) for layer in layers), ("resid_post", last)]

@@ -89,7 +89,7 @@ def looked(documents: list[torch.Tensor], n_components: int = 2) -> tuple[Learne
 
 
 def recurs(measured: Measured, seed: int) -> NDArray[np.bool_]:
-    """Return which components of one layer come back: both tests, as `discover` makes them."""
+    """Return which components of one layer come back: both tests, without `discover`'s least effect."""
     q = [
         infer(Sample(ranks, np.zeros_like(ranks)), (0, 1), np.random.default_rng(seed)).q
         for ranks in (signed_ranks(measured.excess), signed_ranks(measured.share - 1 / FEATURES))

@@ -198,10 +198,11 @@ def test_the_plan_is_what_is_done(tmp_path: Path) -> None:
     assert (planned.documents, planned.held_out, planned.windows) == (28, 14, 56)
     assert planned.left_out == 28 and planned.components == 6
     assert planned.passes_tokens == 56 * 25 + 28 * 25
+    assert planned.disk_bytes == (56 + 28) * 24 * 32 * 2  # float16; the first position is not stored
     assert planned.as_dict()["files"] == planned.files
     assert "components, by layer and band" in str(planned)
     slow = plan(adapter().model, list(texts()), window=24, bands=["0.02-0.06"])
-    assert "0.02-0.06" in slow.not_taken_out and "left out" in str(slow)
+    assert "0.02-0.06" in slow.not_taken_out and "kept in   0.02-0.06" in str(slow)
 
 
 @pytest.mark.parametrize(
