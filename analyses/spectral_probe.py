@@ -273,8 +273,9 @@ class SpectralProbe(Analysis):
         random = np.where(known, random, np.nan)
         words = f"the same from random vectors of the words; {UNREAD}"
         out.add_mean("score_random_features", DIMS, random, words, "1", interval=False)
-        often = np.stack([_majority(label) for label in labels.values()], axis=1)
-        often = np.where(known, often[:, :, None, None], np.nan)
+        resolved = _resolved(rows["length"])
+        often = np.stack([_majority(label, resolved) for label in labels.values()], axis=1)
+        often = np.where(known, often[..., None], np.nan)
         words = f"the same of the most frequent class, or of the mean position; {UNREAD}"
         out.add_mean("score_majority", DIMS, often, words, "1", interval=False)
         words = f"score less that on shuffled labels; {UNREAD}"
@@ -346,11 +347,14 @@ def _of_categories(categories: Sequence[str | None], rows: Mapping[str, Array]) 
     names = sorted({name for name in categories if name is not None})
     enough = [name for name in names if list(categories).count(name) >= FEWEST_OF_CATEGORY]
     codes = np.array([enough.index(name) if name in enough else MISSING for name in categories])
-    members = np.flatnonzero(codes >= 0)
+    # Among prompts that are long enough for the same bands: no band has other classes than its own.
+    alike = np.unique(_resolved(rows["length"]), axis=0, return_inverse=True)[1].ravel()
+    groups = [np.flatnonzero((codes >= 0) & (alike == group)) for group in range(alike.max() + 1)]
     columns = [codes]
     for lots in rows["lots"].T[1:]:
         dealt = codes.copy()
-        dealt[members[np.argsort(lots[members], kind="stable")]] = np.sort(codes[members])
+        for members in groups:
+            dealt[members[np.argsort(lots[members], kind="stable")]] = np.sort(codes[members])
         columns.append(dealt)
     # Each has folds of its own: a fold with more of a class leaves less of it to learn from, and a probe that
     # knows nothing would do worse than chance.
@@ -385,7 +389,8 @@ def _read(
         for at, label in enumerate(those):
             known = (label.values[0] >= 0) & resolved[:, band, None]
             folds = label.folds[0][known.any(1)]
-            if label.n_found == 1 or len(folds) < FEWEST or len(np.unique(folds)) < FEWEST_FOLDS:
+            few = label.n_classes and len(np.unique(label.values[0][known])) < 2
+            if few or len(folds) < FEWEST or len(np.unique(folds)) < FEWEST_FOLDS:
                 continue
             for which in range(n_labellings):
                 key = (known.tobytes(), label.folds[which].tobytes())
@@ -422,15 +427,19 @@ def _scored(labelling: Labelling, predicted: Array, prompts: Array, n_prompts: i
     return np.asarray(1 - left / np.where(spread > 0, spread, np.nan))
 
 
-def _majority(label: _Label) -> Array:
-    """Return how often the most frequent class of the other folds is right in each prompt."""
+def _majority(label: _Label, resolved: Array) -> Array:
+    """Return how often the most frequent class of the other folds is right, ``[prompt, band]``.
+
+    Of the prompts that are long enough for the band.
+    """
     values, folds = label.values[0], label.folds[0]
     if not label.n_classes:
-        return np.zeros(len(values))
+        return np.zeros(resolved.shape)
     counts = np.stack([(values == c).sum(1) for c in range(label.n_classes)], axis=1)  # [prompt, class]
-    others = np.stack([counts[folds != fold].sum(0) for fold in folds])
-    right = np.take_along_axis(counts, others.argmax(1)[:, None], axis=1)[:, 0]
-    total = counts.sum(1)
+    apart = folds[:, None] != folds  # [prompt, other prompt]
+    others = np.einsum("po,ob,oc->pbc", apart.astype(np.int64), resolved.astype(np.int64), counts)
+    right = np.take_along_axis(counts, others.argmax(-1), axis=1)  # [prompt, band]
+    total = counts.sum(1)[:, None]
     return np.where(total > 0, right / np.maximum(total, 1), np.nan)
 
 

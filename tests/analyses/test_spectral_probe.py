@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy import fft
 
 import resonance_lens as rl
-from resonance_lens.analyses.spectral_probe import SpectralProbe
+from resonance_lens.analyses.spectral_probe import SpectralProbe, _Label, _majority
 from resonance_lens.contract import Planted
 from resonance_lens.dsp.cosine import PRISM_BANDS
 from resonance_lens.planting import attention_facts
@@ -208,3 +208,31 @@ def test_smollm2_has_words_in_the_high_band() -> None:
     assert float(read.sel(band="high")) > float(read.sel(band="low")) + 0.2
     assert "word_class is read best from the band 'high'" in result.summary
     assert "No category is read" in result.summary
+
+
+def test_the_most_frequent_class_is_that_of_other_folds_in_the_band() -> None:
+    values = np.array([[1, 1, 0], [0, 0, 1], [1, 1, 1], [0, 0, 0]])
+    resolved = np.array([[True, True], [True, True], [True, False], [True, True]])
+    found = _majority(_Label(values[None], 2, np.arange(4)[None]), resolved)
+    wanted = np.array([[1 / 3, 1 / 3], [1 / 3, 2 / 3], [0, 0], [0, 1]])
+    np.testing.assert_allclose(found, wanted)
+
+
+def test_random_vectors_know_which_word_stands_where() -> None:
+    tokens = np.random.default_rng(2).integers(4, size=(16, 60))
+    data = found(planted(noise(16, 60, 8), [45 + i % 15 for i in range(16)], tokens)).data
+    random = data.score_random_features.sel(category="all", label="word_class").isel(layer=0)
+    assert float(random.sel(band="all")) > 0.95 and float(random.sel(band="low")) < 0.7
+
+
+def test_a_band_of_one_category_is_not_read_and_shuffles_keep_the_categories_of_a_band() -> None:
+    categories = ["code"] * 12 + ["prose"] * 15
+    for extra, sure in ((0, None), (3, 0.0)):
+        lengths = [80] * (12 + extra) + [30] * (15 - extra)
+        data = found(planted(noise(27, 80, 6), lengths), categories=categories).data
+        here = data.sel(label="category", band="mid-low").isel(layer=0)
+        if sure is None:
+            assert here.score.isnull().all()
+        else:
+            assert float(here.score_majority.sel(category="all")) == 12 / 15
+            assert float(here.selectivity_low.sel(category="all")) <= 0.05
