@@ -83,8 +83,10 @@ class OscillatorBank(CardModule):
     ParameterError
         If a number is out of range.
 
-    Notes ----- At each token an oscillator turns by its natural frequency, and is then pulled by its field,
-    the drive ``c_i(t)`` plus ``sum_j J_ij x_j``: ``kuramoto`` turns its phase by ``abs(F) sin(arg F -
+    Notes
+    -----
+    At each token an oscillator turns by its natural frequency, and is then pulled by its field, the drive
+    ``c_i(t)`` plus ``sum_j J_ij x_j``: ``kuramoto`` turns its phase by ``abs(F) sin(arg F -
     theta)``; ``akorn`` does ``x <- normalise(x + F - <F, x> x)``. A drive is ``strength_i w_i x(t) / sqrt(1 +
     abs(w_i x(t))^2)``, so that no activation, however large, turns a phase by more than its strength. Turning
     is exact at every frequency; as one sum with the pull, as published, a frequency of 0.25 would turn a

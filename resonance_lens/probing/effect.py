@@ -25,6 +25,7 @@ from resonance_lens.probing.erasing import remove_at_random, remove_read
 from resonance_lens.probing.examples import in_band
 from resonance_lens.probing.linear import Linear, LinearFitted, Logistic, sums_of
 from resonance_lens.probing.names import ALL
+from resonance_lens.probing.protocol import Fitted
 from resonance_lens.probing.sparse import Sparse
 from resonance_lens.probing.store import Store
 from resonance_lens.probing.vocabulary import vocabulary_classes
@@ -118,6 +119,9 @@ def require_effects(asked: Asked, causal: Causal) -> None:
         raise ParameterError(
             "A causal check takes out what a linear probe reads, and none of the probes is one; add 'linear'."
         )
+    if not isinstance(causal, bool | Sequence):
+        wanted = "true, or pairs of a layer and a band that are probed"
+        raise ParameterError(wrong_parameter("probe", "causal", wanted, causal))
     places = [] if isinstance(causal, bool) else list(causal)
     for place in places:
         pair = isinstance(place, list | tuple) and len(place) == 2
@@ -198,9 +202,12 @@ def measure_effect(
     train, validation = (
         material.examples(reader, asked.width, band, part, n_labellings=1) for part in ("train", "validation")
     )
-    fitted = probe.fit(train, validation)[0]
-    assert isinstance(fitted, LinearFitted)
     sums = sums_of(train)
+    if isinstance(probe, Linear):
+        fitted: Fitted = probe.fit_sums(sums, validation)[0]
+    else:
+        fitted = probe.fit(train, validation)[0]
+    assert isinstance(fitted, LinearFitted)
     read = remove_read(fitted, sums, band, material.method)
     drawn = stream(material.seed, "directions", *map(str, place))
     others = remove_at_random(sums, read.power(sums), drawn, band, material.method)
@@ -214,7 +221,7 @@ def measure_effect(
     }
     passes = _Passes(asked, Spot(asked.site, layer), band, fitted, batch_tokens)
     found = passes.run({key: operations[key] for key in variants_of(band)}, progress)
-    whole = float(np.diag(sums.xx / sums.count - np.outer(sums.x, sums.x) / sums.count**2).sum())
+    whole = float(np.trace(sums.covariance()))
     return Effect(
         place=place,
         unedited=found.pop(None),
@@ -240,7 +247,7 @@ class _Passes:
         self.codes: Tensor | None = None
         if labels.alone is not None:
             names, codes = vocabulary_classes(
-                labels.alone, asked.adapter.tokenizer, asked.adapter.facts.d_vocab, documents.tokens[0][0]
+                labels.alone, asked.adapter.tokenizer, asked.adapter.facts.d_vocab, documents.tokens[0]
             )
             self.codes = torch.from_numpy(codes)
             self.member = torch.nn.functional.one_hot(self.codes, len(names)).float()  # [token, class]

@@ -73,14 +73,15 @@ def places_to_check(asked: Asked, data: xr.Dataset, causal: Causal) -> list[Plac
         scores = data["score_validation"].sel(probe=name)
         for bands in (list(asked.bands), [band for band in asked.bands if band != ALL]):
             if bands:
-                best = scores.sel(band=bands).stack(at=("band", "layer")).idxmax("at").item()
-                found.append((name, int(best[1]), str(best[0])))
+                # Of equal places the one that `best_places` takes: layers first.
+                best = scores.sel(band=bands).stack(at=("layer", "band")).idxmax("at").item()
+                found.append((name, int(best[0]), str(best[1])))
     return list(dict.fromkeys(found))
 
 
 def lacks_effects(asked: Asked, result: Result, causal: Causal) -> bool:
     """Return whether effects are wanted that a result does not have."""
-    if isinstance(causal, bool) and not causal:
+    if causal is False:
         return False
     wanted = [list(place) for place in places_to_check(asked, result.data, causal)]
     return bool(result.provenance.get("effect", {}).get("places") != wanted)
@@ -186,7 +187,7 @@ def _dataset(asked: Asked, effects: Sequence[Effect], prompts: Sequence[str]) ->
     for measure, name in names.items():
         what = _words(asked, measure)
         add(f"{name}_unedited", before[measure], f"{what}, of the model as it is", ("place",))
-        for control, says in zip(CONTROLS, (*SAYS,), strict=True):
+        for control, says in zip(CONTROLS, SAYS, strict=True):
             add(name + control, columns[measure, control], f"what {what} rises by, {says}")
         for control in CONTROLS[1:]:
             beyond = columns[measure, ""] - columns[measure, control]

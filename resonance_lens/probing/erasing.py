@@ -49,7 +49,7 @@ class RemoveRead(RemoveDirections):
     def power(self, sums: Scatter) -> float:
         """Return the mean square of what is taken out, over the rows of the sums of a band."""
         reads, writes = self.reads.numpy(), self.writes.numpy()
-        seen = reads.T @ _covariance(sums) @ reads
+        seen = reads.T @ sums.covariance() @ reads
         return float(np.trace(writes @ seen @ writes.T))
 
 
@@ -115,7 +115,7 @@ def remove_at_random(
     band, method
         Of the features.
     """
-    values, vectors = np.linalg.eigh(_covariance(sums))
+    values, vectors = np.linalg.eigh(sums.covariance())
     moving = values > np.finfo(np.float64).eps * len(values) * values.max(initial=0.0)
     drawn = np.linalg.qr(rng.standard_normal((int(moving.sum()),) * 2))[0]
     reads = (vectors[:, moving] / np.sqrt(values[moving])) @ drawn
@@ -127,13 +127,6 @@ def remove_at_random(
 
 def _operation(sums: Scatter, reads: Floats, writes: Floats, band: str, method: str) -> RemoveRead:
     mean = sums.shift.double() + torch.from_numpy(sums.x / sums.count)
-    made = RemoveRead(
+    return RemoveRead(
         band=band, method=method, mean=mean, reads=torch.from_numpy(reads), writes=torch.from_numpy(writes)
     )
-    return made
-
-
-def _covariance(sums: Scatter) -> Floats:
-    mean = sums.x / sums.count
-    covariance: Floats = sums.xx / sums.count - np.outer(mean, mean)
-    return covariance

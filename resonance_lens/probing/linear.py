@@ -249,18 +249,20 @@ class Logistic:
         return chosen_on(candidates, validation)
 
 
-def untrained_linear(train: Examples) -> LinearFitted:
+def untrained_linear(train: Examples, most: int | None = None) -> LinearFitted:
     """Return a linear probe before training, on the scale of the first windows of a part.
 
     Weights are drawn as `torch.nn.Linear` draws them, between plus and minus one over the square root of the
     number of features, for standardised features; no class is favoured. An ordered label is around its mean,
-    in units of its standard deviation.
+    in units of its standard deviation. With ``most`` only so many features, drawn at random, have weights.
     """
     features, labels, _ = next(_rows(train))
     mean, scale = features.double().mean(0), features.double().std(0, correction=0)
     bound = len(mean) ** -0.5
     shape = (len(mean), max(len(train.classes), 1))
     drawn = torch.from_numpy(stream(train.seed, "untrained").uniform(-bound, bound, shape))
+    if most is not None:
+        drawn[stream(train.seed, "untrained features").permutation(len(mean))[most:]] = 0.0
     middle = 0.0
     if train.kind == "ordered":
         middle, spread = labels[:, 0].mean(), labels[:, 0].std()

@@ -205,8 +205,8 @@ def probe(
         save_finished(Run(results={result.name: result}, provenance=result.provenance), folder, settings)
         shutil.rmtree(folder / "partial", ignore_errors=True)
         wanted = {file_name(each.name, layer, band) for each, layer, band in asked.places}
-        for path in (folder / "probes").iterdir():
-            if path.name.rpartition(".")[0] not in wanted:
+        for path in (folder / "probes").glob("*-L[0-9][0-9]*-*"):
+            if path.suffix in (".json", ".safetensors") and path.name.rpartition(".")[0] not in wanted:
                 path.unlink()  # of a call that failed for one of its probes, and was taken up without it
     return result
 
@@ -401,15 +401,10 @@ def _mixed(members: NDArray[np.int64], asked: Asked) -> NDArray[np.int64]:
 
     For a label of documents; for others they stay as they are.
     """
-    material = asked.material
-    if material.labels.level != "document" or material.labels.kind != "classes":
+    of = asked.material.labels.document_classes
+    if of is None:
         return members
-    of_document: dict[int, float] = {}
-    for window in material.windows_of("train"):
-        values = material.labellings[material.rows[window] : material.rows[window + 1], 0]
-        for value in values[~np.isnan(values)][:1]:
-            of_document.setdefault(material.documents.windows[window].document, float(value))
-    classes = np.array([of_document.get(int(member), -1.0) for member in members])
+    classes = np.array([of[member] or "" for member in members.tolist()])
     at = np.empty(len(members))
     for name in np.unique(classes):
         own = classes == name

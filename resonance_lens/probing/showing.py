@@ -17,7 +17,6 @@ REFERENCES = (
     "score_shuffled",
     "score_control_task",
     "score_random_features",
-    "score_untrained",
     "score_random_weights",
 )
 

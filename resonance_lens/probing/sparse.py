@@ -11,7 +11,6 @@ import torch
 from resonance_lens.errors import ParameterError
 from resonance_lens.probing.examples import Examples
 from resonance_lens.probing.linear import LinearFitted, chosen_on, drawn_tokens, untrained_linear
-from resonance_lens.stats.streams import stream
 
 SIZES = (64, 16, 4, 1)
 """How many features a probe may read: what validation chooses from, of equal ones the fewest."""
@@ -52,12 +51,8 @@ class Sparse:
 
     def untrained(self, train: Examples) -> LinearFitted:
         """Return random weights of a few features drawn at random; see `untrained_linear`."""
-        whole = untrained_linear(train)
         n = min(max(SIZES), train.n_features)
-        drawn = stream(train.seed, "untrained features").permutation(train.n_features)[:n]
-        chosen = torch.zeros(train.n_features, 1)
-        chosen[torch.from_numpy(drawn)] = 1.0
-        return replace(whole, weight=whole.weight * chosen, strength=float(n), how="sparse")
+        return replace(untrained_linear(train, n), strength=float(n), how="sparse")
 
     def fit(self, train: Examples, validation: Examples) -> list[LinearFitted]:
         """Return a fitted probe for each of the first labellings.

@@ -40,7 +40,8 @@ def tuned_bank(
     Returns
     -------
     OscillatorBank or None
-        ``None`` if a label changes within a window, or a class has fewer than two windows.
+        ``None`` if a window has no label or more than one, a class has fewer than two windows, there are
+        fewer than `WINDOWS_EACH` windows, or one is shorter than `SHORTEST`.
 
     Notes
     -----
@@ -65,7 +66,7 @@ def tuned_bank(
 
 
 def _labels(train: Examples, labelling: int) -> np.ndarray[tuple[int], np.dtype[np.int64]] | None:
-    """Return the class of each window, or ``None`` if one has two."""
+    """Return the class of each window, or ``None`` if one has none or two."""
     found = []
     for windows in train:
         for own, known in zip(windows.labels[..., labelling], windows.measured, strict=True):

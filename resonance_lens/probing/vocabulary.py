@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ NONE = "none"
 
 
 def vocabulary_classes(
-    rule: Rule, tokenizer: Any, d_vocab: int, anchor: int
+    rule: Rule, tokenizer: Any, d_vocab: int, text: Sequence[int]
 ) -> tuple[tuple[str, ...], NDArray[np.int64]]:
     """Return the classes of all tokens of a vocabulary, each by itself.
 
@@ -26,9 +27,9 @@ def vocabulary_classes(
         Of the model.
     d_vocab
         Tokens that the model can say.
-    anchor
-        A token of text in front of which nothing is missing: tokenizers leave out white space at the
-        beginning of what they decode.
+    text
+        Tokens of some text: the first of them that says something by itself stands in front of each token,
+        because tokenizers leave out white space at the beginning of what they decode.
 
     Returns
     -------
@@ -38,13 +39,14 @@ def vocabulary_classes(
     assert rule.alone is not None  # the caller has looked
     known = range(min(d_vocab, len(tokenizer)))
     options = {"clean_up_tokenization_spaces": False}
-    front = tokenizer.decode([anchor], **options)
+    said = ((token, tokenizer.decode([token], **options)) for token in text)
+    anchor, front = next((token, own) for token, own in said if own.strip() and "\ufffd" not in own)
     texts = tokenizer.batch_decode([[anchor, token] for token in known], **options)
     special = set(getattr(tokenizer, "all_special_ids", ()))
     values: list[str | None] = [None] * d_vocab
-    for token, text in zip(known, texts, strict=True):
-        own = text.removeprefix(front)
-        if token in special or not own.strip() or "\ufffd" in own or own == text:
+    for token, both in zip(known, texts, strict=True):
+        own = both.removeprefix(front)
+        if token in special or not own.strip() or "\ufffd" in own or own == both:
             continue  # nothing, a part of a character, or not after the anchor
         whole = Text(rule.alone + own, ((len(rule.alone), len(rule.alone) + len(own)),))
         value = rule.of(whole)[0]

@@ -96,6 +96,11 @@ class Scatter:
             *(getattr(self, name) + getattr(other, name) for name in ("x", "xx", "y", "xy", "yy")),
         )
 
+    def covariance(self) -> Floats:
+        """Return the covariance of the features ``[feature, feature]``."""
+        mean = self.x / self.count
+        return np.asarray(self.xx / self.count - np.outer(mean, mean))
+
     def solver(self) -> Solver:
         """Return what solves for any targets and any strength of regularisation."""
         return Solver(self)
@@ -127,8 +132,7 @@ class Solver:
     @cached_property
     def _eigen(self) -> tuple[Floats, Floats]:
         """Eigenvalues and vectors of the correlation matrix of the features."""
-        covariance = self.sums.xx / self.sums.count - np.outer(self.mean, self.mean)
-        correlation = covariance / np.outer(self.scale, self.scale)
+        correlation = self.sums.covariance() / np.outer(self.scale, self.scale)
         correlation[~self.moving] = 0.0
         correlation[:, ~self.moving] = 0.0
         values, vectors = np.linalg.eigh(correlation)

@@ -34,6 +34,7 @@ from resonance_lens.probing.linear import Linear
 from resonance_lens.probing.material import Material
 from resonance_lens.probing.places import fit_and_score
 from resonance_lens.probing.store import Store, fill, plan_store, width_of
+from resonance_lens.probing.tally import influence
 from resonance_lens.provenance import weights_fingerprint
 from resonance_lens.stats.intervals import bootstrap_mean
 from resonance_lens.stats.streams import stream
@@ -169,10 +170,8 @@ def tested(module: HiddenHead, rows: Rows, edges: Floats) -> dict[str, Floats]:
 def by_document(rows: Rows, values: Floats, against: Floats | None = None) -> Floats:
     """Return a value for each document whose mean is the mean over tokens, or the ratio of two such means."""
     of = np.unique(rows.documents, return_inverse=True)[1]
-    top = np.bincount(of, values)
-    bottom = np.bincount(of, against)
-    ratio = top.sum() / bottom.sum()
-    return np.asarray(ratio + (top - ratio * bottom) / bottom.mean())
+    top, bottom = (np.bincount(of, each).astype(np.float64) for each in (values, against))
+    return influence(top, bottom)
 
 
 def measures(module: HiddenHead, rows: Rows, edges: Floats) -> dict[str, Floats]:

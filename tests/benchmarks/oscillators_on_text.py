@@ -24,7 +24,7 @@ from resonance_lens.nn import OscillatorBank, locking
 from resonance_lens.probing.asked import ask
 from resonance_lens.probing.documents import Part
 from resonance_lens.probing.learned import LearnedFitted
-from resonance_lens.probing.saving import load_probe
+from resonance_lens.probing.saving import file_name, load_probe
 from resonance_lens.probing.store import plan_store
 from resonance_lens.prompts import Prompt
 from resonance_lens.rhythms import NOUNS
@@ -88,7 +88,7 @@ def probed(
         seed=seed,
         progress=False,
     )
-    fitted, _ = load_probe(out / "probes" / f"oscillator_bank-L{layer:02d}-all")
+    fitted, _ = load_probe(out / "probes" / file_name("oscillator_bank", layer, "all"))
     assert isinstance(fitted, LearnedFitted)
     return result, fitted
 

@@ -11,12 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 
 import resonance_lens as rl
 from resonance_lens.errors import AdapterError, ParameterError
 from resonance_lens.facts import Batch
 from resonance_lens.hooks import ModelAdapter, attach
 from resonance_lens.patching.operations.base import Scene
+from resonance_lens.probing.effect_telling import _verdict
 from resonance_lens.probing.erasing import remove_at_random, remove_read
 from resonance_lens.probing.linear import Linear, LinearFitted, sums_of
 from resonance_lens.probing.names import label_names
@@ -267,16 +269,64 @@ def test_drawn_directions_hold_at_least_the_power_that_is_asked_for() -> None:
     )
 
 
+def test_at_most_four_windows_of_a_document_are_measured_from_its_first_to_its_last() -> None:
+    result = probed(used=True, window=10, bands=("all",))
+    assert result.provenance["effect"]["windows"] == 4 * result.data.sizes["prompt"]
+
+
+def test_where_a_pass_cannot_begin_at_a_layer_it_is_made_from_the_beginning(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The layer of the effect is 1, so that a pass from there is another one than the whole."""
+    settings: dict[str, Any] = {"window": 20, "bands": "all", "layers": (1,), "n_shuffles": 1}
+
+    def effect() -> xr.Dataset:
+        loaded = models.build(LLAMA, text=True)
+        return rl.probe(loaded, texts(12), HALF, causal=True, progress=False, **settings).data
+
+    resumed = effect()
+    entered = []
+    adapter: Any = type(attach(models.build(LLAMA, text=True)))
+    whole = adapter.resume
+
+    def watched(self: Any, batch: Any, layer: int, *rest: Any) -> Any:
+        entered.append(layer)
+        return whole(self, batch, layer, *rest)
+
+    monkeypatch.setattr(adapter, "resumes", lambda *_: False)
+    monkeypatch.setattr(adapter, "resume", watched)
+    again = effect()
+    assert set(entered) == {0}
+    np.testing.assert_allclose(again["effect"], resumed["effect"], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("effect", "placebo", "others", "says"),
+    [
+        (0.2, 0.1, 0.1, "the model uses it"),
+        (0.2, 0.1, -0.1, "no more than anything else that it holds as much of"),
+        (0.2, -0.1, 0.1, "nothing shows that the model uses it"),
+        (0.009, 0.001, 0.001, "nothing shows that the model uses it"),
+        (math.nan, 0.1, 0.1, "nothing shows that the model uses it"),
+    ],
+)
+def test_a_use_is_more_than_next_to_nothing_and_than_both_controls(
+    effect: float, placebo: float, others: float, says: str
+) -> None:
+    cost = {"effect": effect, "effect_beyond_placebo_low": placebo, "effect_beyond_others_low": others}
+    assert _verdict(xr.Dataset(cost)).endswith(says)
+
+
 # Vocabularies ----------------------------------------------------------------------------------
 
 
 def test_tokens_of_the_bundled_model_have_the_classes_that_they_have_in_a_text() -> None:
     loaded = rl.load_model("smollm2-135m")
     tokenizer = loaded.tokenizer
-    anchor = tokenizer("The")["input_ids"][-1]
+    text = tokenizer("\nThe")["input_ids"]  # what is white space alone says nothing
 
     def classes(label: str, *words: str) -> list[str]:
-        names, codes = vocabulary_classes(RULES[label], tokenizer, loaded.cfg.d_vocab, anchor)
+        names, codes = vocabulary_classes(RULES[label], tokenizer, loaded.cfg.d_vocab, text)
         assert codes.shape == (loaded.cfg.d_vocab,)
         return [names[codes[tokenizer(word)["input_ids"][-1]]] for word in words]
 
@@ -302,6 +352,7 @@ def test_labels_that_tokens_have_by_themselves_are_those_of_tokens_alone() -> No
         ({"causal": [(1, "all")]}, ParameterError, "pairs of a layer and a band that are probed; got"),
         ({"causal": [(0, "high")]}, ParameterError, "pairs of a layer and a band that are probed; got"),
         ({"causal": []}, ParameterError, "true, or at least one layer and band; got"),
+        ({"causal": None}, ParameterError, "true, or pairs of a layer and a band that are probed; got None"),
         ({"causal": [0]}, ParameterError, "pairs of a layer and a band that are probed; got 0"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,8 @@ from resonance_lens.probing.learned import (
 )
 from resonance_lens.probing.material import Material
 from resonance_lens.probing.saving import load_probe, save_probe
-from resonance_lens.probing.tuned import tuned_bank
+from resonance_lens.probing.specimen import _coherence
+from resonance_lens.probing.tuned import _components, tuned_bank
 from tests.probing.material import documents, material, reader
 from tests.probing.test_probes import fit, ordered
 
@@ -67,7 +69,7 @@ def test_without_a_rhythm_a_bank_is_at_chance() -> None:
     assert scored.test[0].score() < 0.65
 
 
-def test_validation_chooses_the_start() -> None:
+def test_the_start_is_an_epoch_too() -> None:
     """A bank whose first steps destroy what tuning found goes back to it: the start is an epoch, too."""
     made, x = rhythmic(0.2)
     _, fitted = fit(oscillator_bank(labellings=1, epochs=1, learning_rate=1e3), made, x)
@@ -95,6 +97,48 @@ def test_the_tuned_start_does_with_features_what_it_was_tuned_to_do_with_their_c
     again = tuned_bank(OscillatorBank(8, 3, 2, seed=1), lambda features: features, other, 0)
     assert again is not None
     torch.testing.assert_close(again.frequencies[0], bank.frequencies[0], rtol=1e-3, atol=0)
+
+
+def test_of_two_starts_validation_takes_the_better(monkeypatch: pytest.MonkeyPatch) -> None:
+    def reversed_bank(*given: Any) -> OscillatorBank | None:
+        bank = tuned_bank(*given)
+        assert bank is not None
+        with torch.no_grad():
+            bank.weight.neg_()
+            bank.bias.neg_()
+        return bank
+
+    monkeypatch.setattr("resonance_lens.probing.learned.tuned_bank", reversed_bank)
+    _, fitted = fit(oscillator_bank(labellings=1, epochs=1, learning_rate=1e-9), *rhythmic(0.2))
+    assert isinstance(fitted, LearnedFitted) and fitted.start == DRAWN
+
+
+def test_components_are_of_what_varies_within_windows_and_of_variance_one() -> None:
+    made, x = rhythmic(0.2)
+    moved = x + 5 * np.random.default_rng(1).standard_normal((60, 1, 8))
+    train, other = (made.examples(reader(each), 8, "all", "train", n_labellings=1) for each in (x, moved))
+    projection = _components(lambda features: features, train, 3)
+    within = torch.cat([w.features - w.features.mean(1, keepdim=True) for w in train]).flatten(0, 1)
+    torch.testing.assert_close((within @ projection).square().mean(0), torch.ones(3), rtol=1e-3, atol=0)
+    again = _components(lambda features: features, other, 3)
+    torch.testing.assert_close(again.abs(), projection.abs(), rtol=1e-2, atol=1e-4)
+
+
+def test_coherence_of_a_class_is_the_mean_over_its_test_tokens_slow_oscillators_first() -> None:
+    made, x = rhythmic(0.2)
+    _, fitted = fit(oscillator_bank(labellings=1, epochs=1), made, x)
+    assert isinstance(fitted, LearnedFitted) and isinstance(fitted.module, OscillatorBank)
+    material = SimpleNamespace(labels=made.labels, stored=lambda *_: reader(x), examples=made.examples)
+    asked: Any = SimpleNamespace(material=material, width=8)
+    store: Any = None
+    found = _coherence(asked, store, fitted, ("oscillator_bank", 0, "all"))["coherence"]
+    order = fitted.module.frequencies[:, 0].argsort()
+    for number in range(len(made.labels.classes)):
+        rows = []
+        for windows in made.examples(reader(x), 8, "all", "test", n_labellings=1):
+            coherence = fitted.module.synchrony(fitted.standardised(windows.features)).coherence.detach()
+            rows.append(coherence[torch.from_numpy(windows.labels[..., 0] == number)])
+        np.testing.assert_allclose(found[number], torch.cat(rows).mean(0)[order], atol=1e-6)
 
 
 def test_a_hidden_layer_is_what_a_fourier_head_needs() -> None:

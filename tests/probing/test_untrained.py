@@ -51,6 +51,18 @@ def test_it_knows_nothing_is_the_same_every_time_and_looks_at_the_first_windows_
     assert 0.1 < score < 0.9 if kind == "classes" else -1.5 < score < 0.5
 
 
+def test_a_sparse_one_has_few_weights_and_favours_no_class() -> None:
+    docs = documents(n=20, n_windows=2, tokens=16)
+    features = 5 + np.random.default_rng(0).standard_normal((40, 16, 200))
+    found = material(docs, np.tile([0.0, 1.0], 320), kind="classes", seed=0)
+    train = found.examples(reader(features), 200, "all", "train")
+    probe = PROBES["sparse"]().untrained(train)
+    assert isinstance(probe, LinearFitted)
+    assert int((probe.weight != 0).any(1).sum()) == probe.strength == 64
+    rows = torch.cat([windows.rows()[0] for windows in train])
+    assert float((rows @ probe.weight + probe.bias).mean(0).abs().max()) < 0.1
+
+
 def test_over_seeds_it_is_at_chance_where_the_trained_one_is_not() -> None:
     scores, trained = [], []
     for seed in range(20):

@@ -9,6 +9,7 @@ import pytest
 import xarray as xr
 
 from resonance_lens.errors import ResultError
+from resonance_lens.probing.showing import REFERENCES
 from resonance_lens.result import Result, ViewSpec
 from resonance_lens.views import images
 from resonance_lens.views.build import build
@@ -107,3 +108,7 @@ def test_a_reference_without_the_axis_stands_upright_at_its_place(result: Result
 def test_references_that_are_no_place_are_refused(result: Result, view: ViewSpec, message: str) -> None:
     with pytest.raises(ResultError, match=message):
         build(view, result)
+
+
+def test_a_probe_is_held_against_each_control_once() -> None:
+    assert len(set(REFERENCES)) == len(REFERENCES)
