@@ -211,27 +211,27 @@ class Adapter(abc.ABC):
                 f"Site {site!r} of layer {layer} has axes ({', '.join(axes)}), but the host gave a "
                 f"tensor of shape {tuple(values.shape)}."
             )
-        lengths = batch.lengths.to(values.device)
         square = site in SQUARE_SITES
+        # Without padding a softmax leaves exact zeros above the diagonal, which the proof of the
+        # adapter checks; scores hold whatever the host masks with.
+        ahead = square and facts.causal and (batch.padded or site == "scores")
+        if not (batch.padded or ahead):
+            return values
+        lengths = batch.lengths.to(values.device)
         if batch.padded and batch.padding_side == "left":
             for dim in (2, 3) if square else (1,):
                 values = _to_front(values, lengths, dim)
         steps = torch.arange(values.shape[-1 if square else 1], device=values.device)
-        keep: Tensor | None = None
+        hidden = torch.zeros((), dtype=torch.bool, device=values.device)
         if batch.padded:
-            real = steps < lengths[:, None]  # [batch, token]
+            beyond = steps >= lengths[:, None]  # [batch, token]
             if square:
-                keep = real[:, None, :, None] & real[:, None, None, :]  # [batch, 1, query, key]
+                hidden = beyond[:, None, :, None] | beyond[:, None, None, :]  # [batch, 1, query, key]
             else:
-                keep = real.reshape(*real.shape, *[1] * (values.ndim - 2))
-        if square and facts.causal and (batch.padded or site == "scores"):
-            # Without padding a softmax leaves exact zeros above the diagonal, which the proof
-            # of the adapter checks; scores hold whatever the host masks with.
-            causal = steps[:, None] >= steps  # [query, key]
-            keep = causal if keep is None else keep & causal
-        if keep is not None:
-            values = values.masked_fill(~keep, float("-inf") if site == "scores" else 0.0)
-        return values
+                hidden = beyond.reshape(*beyond.shape, *[1] * (values.ndim - 2))
+        if ahead:
+            hidden = hidden | (steps[:, None] < steps)  # [query, key]
+        return values.masked_fill(hidden, float("-inf") if site == "scores" else 0.0)
 
     def signal(self, site: str, layer: int, values: Tensor, batch: Batch) -> Signal:
         """Return what the host gave at a site as a signal of the common form."""

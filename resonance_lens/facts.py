@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 from torch import Tensor
@@ -119,7 +120,7 @@ class Batch:
     prompts: tuple[int, ...]
     padding_side: str = "right"
 
-    @property
+    @cached_property
     def padded(self) -> bool:
         """Whether any row holds padding."""
         return bool((self.lengths < self.tokens.shape[1]).any())

@@ -293,8 +293,11 @@ def _require_rows(pattern: Signal) -> None:
 
     One row tells at no cost: what breaks in a causal model breaks for every later query.
     """
-    last = pattern.prompt_lengths() - 1
-    rows = pattern.values[torch.arange(len(last), device=last.device), :, last]  # [batch, head, key]
+    if pattern.lengths is None:
+        rows = pattern.values[:, :, -1]  # [batch, head, key]
+    else:
+        last = pattern.lengths - 1
+        rows = pattern.values[torch.arange(len(last), device=last.device), :, last]
     if bool((rows.sum(-1) < SMALLEST_ROW_SUM).any()):
         raise ActivationError(
             f"The activations of 'pattern' at layer {pattern.layer} hold rows that are all zero, as a host "

@@ -37,16 +37,16 @@ FINE_FREQUENCIES = 2049
 def lag_sums(pattern: Signal, weights: Tensor, *, first: int = 0, step: int = 1) -> Tensor:
     """Return the weighted sum over queries of the attention at each lag, the prompt's first key left out.
 
-    ``S(d) = sum_i w_i A_(i, i-d)`` over ``i - d >= 1``. Every weight below the diagonal is read once. Seen
-    with ``step`` more than the length of ``step`` rows between rows, a block of queries has equal lags in its
-    columns, and their sum is a product of matrices. What lies further back than the block's first query lets
-    this be is a small triangle, copied and summed apart: so the first key, which may hold a thousand times
-    what is left, is never added and taken away again.
+    ``S(d) = sum_i w_i A_(i, i-d)`` over ``i - d >= 1``. The rows are copied, one after another. Read with
+    ``step`` more than the length of a row between them, equal lags stand in columns, what lies before the
+    first key of a row is what lies beyond the query of the row before, which is zero, and the sum is one
+    product of matrices. In the copy the first key is zero, which may hold a thousand times what is left: so
+    it is never added and taken away again.
 
     Parameters
     ----------
     pattern
-        Axes ``batch, head, query, key``, causal.
+        Axes ``batch, head, query, key``, causal: zero beyond the query.
     weights
         ``[batch, head, row]``, of the queries ``first, first + step, ...``.
     first, step
@@ -57,47 +57,16 @@ def lag_sums(pattern: Signal, weights: Tensor, *, first: int = 0, step: int = 1)
     Tensor
         ``[batch, head, lag]``, as many lags as queries of the pattern.
     """
-    values = pattern.values.contiguous()
-    n_batch, n_heads, n, _ = values.shape
-    heads, n_rows, size = n_batch * n_heads, weights.shape[-1], QUERIES_AT_ONCE
-    flat, weights = values.view(heads, n, n), weights.reshape(heads, n_rows)
-    backwards = values.new_zeros(heads, n)  # the largest lag first, as keys come
-    for row in range(0, n_rows, size):
-        begin, some = first + row * step, weights[:, None, row : row + size]
-        # Query i of the block from key i - begin + 1 on: lags begin - 1 down to 0, all of them visible.
-        if begin:
-            start = flat.storage_offset() + begin * n + 1
-            block = flat.as_strided((heads, some.shape[-1], begin), (n * n, step * (n + 1), 1), start)
-            backwards[:, n - begin :] += torch.bmm(some, block)[:, 0]
-    sums = torch.nn.functional.pad(backwards.flip(-1), (0, step))
-    whole = n_rows // size * size
-    for row, rows, blocks in ((0, size, n_rows // size), (whole, n_rows - whole, 1)):
-        if rows and blocks:
-            begin = first + row * step
-            start, strides = flat.storage_offset() + begin * n, (n * n, rows * step * n, step * n, 1)
-            width = min(rows * step, n)
-            corners = flat.as_strided((heads, blocks, rows, width), strides, start)
-            some = weights[:, row : row + blocks * rows].unflatten(1, (blocks, rows))
-            found = _corner_sums(corners, some, step).flatten(1)
-            sums[:, begin : begin + found.shape[1]] += found
-    return sums[:, :n].reshape(n_batch, n_heads, n)
-
-
-def _corner_sums(corners: Tensor, weights: Tensor, step: int) -> Tensor:
-    """Return ``[head, block, width]``: of the keys up to ``step i`` in row i, key 0 left out, sums by lag."""
-    rows, width = corners.shape[-2:]
-    lower = corners * _triangle(rows, width, step, corners.dtype, corners.device)
-    padded = torch.nn.functional.pad(lower.flatten(2), (width - 1, 0))
-    # Outside of the triangle this reads what is zero by now, or the padding.
-    strides = (*padded.stride()[:2], width + step, 1)
-    skewed = padded.as_strided((*padded.shape[:2], rows, width), strides)
+    n_batch, n_heads, n, _ = pattern.values.shape
+    n_rows, before = weights.shape[-1], n - 1 - first
+    copied = pattern.values.new_empty(n_batch, n_heads, before + n_rows * n)
+    copied[..., :before] = 0.0
+    rows = copied[..., before:].unflatten(-1, (n_rows, n))
+    rows.copy_(pattern.values[:, :, first::step][:, :, :n_rows])
+    rows[..., 0] = 0.0
+    # Row i from key i - n + 1 to key i: the largest lag first.
+    skewed = copied.as_strided((n_batch, n_heads, n_rows, n), (*copied.stride()[:2], n + step, 1))
     return (weights[:, :, None] @ skewed)[:, :, 0].flip(-1)
-
-
-@functools.lru_cache(maxsize=8)
-def _triangle(rows: int, width: int, step: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    row, key = torch.arange(rows, device=device)[:, None], torch.arange(width, device=device)
-    return ((key >= 1) & (key <= step * row)).to(dtype)
 
 
 # ------------------------------------------------------------------------------------- bins of lags
