@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import importlib
 import io
+import itertools
 import json
 import math
 import os
@@ -274,14 +275,17 @@ def words(tokenizer: Any, ids: Sequence[int]) -> Iterator[tuple[list[int], str]]
     piece belongs to the word that it has most letters of. Which letters a piece brings is found by decoding
     ever longer beginnings of the text, which holds for every kind of tokenizer.
     """
-    special = set(special_ids(tokenizer))
-    start = 0
-    while start < len(ids):
-        stop = start
-        while stop < len(ids) and ids[stop] not in special:
-            stop += 1
+    for start, stop in between_special(tokenizer, ids):
         yield from _words_between(tokenizer, ids, start, stop)
-        start = stop + 1
+
+
+def between_special(tokenizer: Any, ids: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Yield where each stretch of ids that holds no special token begins, and where it ends."""
+    special = np.isin(np.asarray(ids), special_ids(tokenizer))
+    edges = [0, *(np.flatnonzero(np.diff(special)) + 1).tolist(), len(ids)]
+    for start, stop in itertools.pairwise(edges):
+        if start < stop and not special[start]:
+            yield start, stop
 
 
 def spelled(tokenizer: Any, ids: Sequence[int]) -> tuple[str, list[int]]:

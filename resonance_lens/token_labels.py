@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from resonance_lens.errors import ParameterError, unknown
 from resonance_lens.text_labels import RULES, Text
-from resonance_lens.token_counts import special_ids, spelled
+from resonance_lens.token_counts import between_special, spelled
 from resonance_lens.word_lists import CLOSED, SUFFIXES
 
 Integers = NDArray[np.int64]
@@ -55,11 +55,7 @@ def token_labels(tokenizer: Any, rule: str, tokens: Sequence[Sequence[int]]) -> 
 def _of_prompt(tokenizer: Any, rule: str, ids: Sequence[int]) -> Integers:
     numbers = {name: number for number, name in enumerate(TOKEN_CLASSES[rule])}
     found = np.full(len(ids), NO_LABEL, dtype=np.int64)
-    special = np.isin(np.asarray(ids), special_ids(tokenizer))
-    edges = [0, *(np.flatnonzero(np.diff(special)) + 1).tolist(), len(ids)]
-    for start, stop in zip(edges, edges[1:], strict=False):
-        if start == stop or special[start]:
-            continue
+    for start, stop in between_special(tokenizer, ids):
         text, ends = spelled(tokenizer, ids[start:stop])
         values = RULES[rule].of(Text(text, tuple(zip(ends, ends[1:], strict=False))))
         found[start:stop] = [NO_LABEL if value is None else numbers[str(value)] for value in values]

@@ -236,7 +236,9 @@ def _dataset(asked: Asked, found: Mapping[int, Found], made: Tested) -> xr.Datas
         for of_layer in spectrum
     ])  # fmt: skip
     add("period", (), 1 / frequencies, "period at the mean frequency in the band", "tokens")
-    add("contrast", (), _contrast(asked, spectrum), "power at a frequency in the band over that beside it")
+    add(
+        "contrast", (), asked.bands.contrast(spectrum), "power at a frequency in the band over that beside it"
+    )
     add("spectrum", ("frequency",), spectrum.astype(np.float32), "share of the component's power")
     gained = np.stack([each["gained"] for each in layers])
     add("gained", (), gained, "share of the band's power less share of all power, where it was learned")
@@ -271,17 +273,6 @@ def _dataset(asked: Asked, found: Mapping[int, Found], made: Tested) -> xr.Datas
     if asked.heads:
         coords["head"] = ("head", np.arange(asked.heads), {"long_name": "head"})
     return xr.Dataset(variables, coords=coords)
-
-
-def _contrast(asked: Asked, spectrum: Floats) -> Floats:
-    """Return how much larger the power at a frequency is in the band than in the octaves beside it."""
-    out = np.full(spectrum.shape[:-1], np.nan)
-    for band, inside in enumerate(asked.bands.members):
-        beside = [spectrum[:, band][..., side].mean(-1) for side in asked.bands.beside(band) if side.any()]
-        if beside:
-            with np.errstate(divide="ignore"):
-                out[:, band] = spectrum[:, band][..., inside].mean(-1) / np.max(beside, axis=0)
-    return out
 
 
 def _names(asked: Asked, layers: Sequence[Found]) -> list[tuple[str, tuple[str, ...], NDArray[Any], str]]:

@@ -91,6 +91,29 @@ class Bands:
         low, high = inside.min(), inside.max()
         return (at < low) & (at >= low / 2), (at > high) & (at <= 2 * high)
 
+    def contrast(self, spectra: Floats) -> Floats:
+        """Return the power at a frequency in each band over that in the stronger of the octaves beside it.
+
+        Parameters
+        ----------
+        spectra
+            ``[..., band, component, index]``: of the components of each band.
+
+        Returns
+        -------
+        array
+            ``[..., band, component]``; not-a-number where a band fills the axis, infinite where nothing is
+            beside it.
+        """
+        out = np.full(spectra.shape[:-1], np.nan)
+        for band, inside in enumerate(self.members):
+            of_band = spectra[..., band, :, :]
+            beside = [of_band[..., side].mean(-1) for side in self.beside(band) if side.any()]
+            if beside:
+                with np.errstate(divide="ignore"):
+                    out[..., band, :] = of_band[..., inside].mean(-1) / np.max(beside, axis=0)
+        return out
+
 
 @dataclass(frozen=True, eq=False)
 class Learned:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy import fft
 
 import resonance_lens as rl
-from resonance_lens.analyses.spectral_probe import SpectralProbe, _Label, _majority
+from resonance_lens.analyses.spectral_probe import SpectralProbe, _Label, _majority, _of_categories
 from resonance_lens.contract import Planted
 from resonance_lens.dsp.cosine import PRISM_BANDS
 from resonance_lens.planting import attention_facts
@@ -236,3 +236,19 @@ def test_a_band_of_one_category_is_not_read_and_shuffles_keep_the_categories_of_
         else:
             assert float(here.score_majority.sel(category="all")) == 12 / 15
             assert float(here.selectivity_low.sel(category="all")) <= 0.05
+
+
+def test_shuffled_categories_are_dealt_to_folds_as_evenly_as_the_categories_are() -> None:
+    """A fold with more of a class leaves less of it to learn from: what knows nothing were below chance."""
+    rng = np.random.default_rng(0)
+    rows = {
+        "length": np.full(23, 80),
+        "lots": rng.integers(2**62, size=(23, 4)),
+        "position": np.zeros((23, 1)),
+    }
+    label = _of_categories(["code"] * 13 + ["prose"] * 10, rows)
+    assert len({values[:, 0].tobytes() for values in label.values}) == 4  # the categories, and three deals
+    for values, folds in zip(label.values[..., 0], label.folds, strict=True):
+        for each in (0, 1):
+            held = np.bincount(folds[values == each], minlength=5)
+            assert held.max() - held.min() <= 1, held

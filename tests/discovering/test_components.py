@@ -175,6 +175,17 @@ def test_bands_are_those_of_prism_and_what_cannot_be_resolved_is_refused() -> No
         Bands.of(["middle"], TOKENS)
 
 
+def test_contrast_is_the_power_in_a_band_over_that_of_the_stronger_octave_beside_it() -> None:
+    members = np.zeros((2, 16), dtype=np.bool_)
+    members[0, :2] = members[1, 4:8] = True  # indices 1 and 2, and 5 to 8
+    power = np.ones((1, 2, 1, 16))
+    power[0, 0, 0, 1:4] = (6, 3, 1)  # beside 1 and 2 are 3 and 4
+    power[0, 1, 0, 2:8] = (2, 4, 9, 9, 9, 9)  # beside 5 to 8 are 3 and 4, and 9 to 16
+    found = Bands(("low", "high"), 17, members).contrast(power)
+    np.testing.assert_allclose(found[0, :, 0], [3.5 / 2, 9 / 3])
+    assert np.isnan(Bands(("all",), 17, np.ones((1, 16), dtype=np.bool_)).contrast(power[:, :1])).all()
+
+
 def test_where_nothing_changes_there_are_no_components() -> None:
     still = [torch.ones(2, TOKENS, FEATURES) for _ in range(3)]
     with pytest.raises(ActivationError, match="Nothing changes along tokens"):

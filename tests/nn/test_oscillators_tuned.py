@@ -39,6 +39,22 @@ def test_finds_a_planted_rhythm(update: Update, dimension: int, frequency: float
     assert float(seen.rates[0, 0]) == pytest.approx(frequency, abs=0.003)
 
 
+def test_a_read_out_of_every_token_is_right_before_the_end() -> None:
+    """The rhythm ends before the records do: at the end no class has it, in the middle one does."""
+    x, labels, lengths = records(0.167, N_TRAIN + 128, seed=2, amplitude=3.0)
+    silent = records(0.167, N_TRAIN + 128, seed=2, amplitude=0.0)[0]
+    x[:, 40:] = silent[:, 40:]
+    train, (held_out, theirs, n_real) = halves((x, labels, lengths))
+    right = {}
+    for every_token in (False, True):
+        bank = OscillatorBank(6, 4, 2, window=12)
+        bank.tune(*train, every_token=every_token)
+        with torch.no_grad():
+            said = bank(held_out, n_real)[:, 20:40].argmax(-1)
+        right[every_token] = float((said == theirs[:, None]).double().mean())
+    assert right[True] > 0.9 and right[True] > right[False] + 0.05, right
+
+
 def test_frequency_is_that_of_least_squares() -> None:
     """With no noise what is left is rounding, at two cycles in a record as well."""
     x, labels, lengths = records(0.04, 64, seed=3, amplitude=1e4)
