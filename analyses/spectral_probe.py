@@ -39,7 +39,7 @@ FEWEST_OF_CATEGORY = FEWEST_FOLDS
 
 DIMS = ("label", "band", "layer")
 SHOWN = (ALL, BANDS[1], BANDS[-1])
-"""Bands over depth."""
+"""Bands over depth, beside the one from which most is read."""
 
 MISLEADS = {
     POSITION: "what is slow is a smooth function of position in every prompt; it is read only where that "
@@ -197,6 +197,8 @@ class SpectralProbe(Analysis):
             bands = [band for band in BANDS if bool(here.sel(band=band).notnull().any())]
             if not bands:
                 continue
+            best = ALL if bands == [ALL] else str(_best(result.data.sel(whole)).band.values)
+            shown = [band for band in bands if band in SHOWN or band == best]
             made += [
                 ViewSpec(
                     kind="matrix",
@@ -221,7 +223,7 @@ class SpectralProbe(Analysis):
                         "score_random_weights",
                         "score_shuffled_tokens",
                     ),
-                    select={**whole, "band": [band for band in bands if band in SHOWN]},
+                    select={**whole, "band": shown},
                     panels="band",
                 ),
             ]
