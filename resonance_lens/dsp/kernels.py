@@ -17,7 +17,9 @@ from resonance_lens.dsp.attention import Window
 from resonance_lens.dsp.records import Records
 from resonance_lens.signal import Signal
 
-QUERIES_AT_ONCE = 32
+QUERIES_AT_ONCE = 128
+"""In whose rows the oldest keys are looked for together."""
+
 EXACT_LAGS = 32
 """Lags below this have a bin each."""
 
@@ -131,8 +133,8 @@ def _spans(
     low, high = torch.tensor(lows, device=device), torch.tensor(highs, device=device)  # [row, query]
     found, before = [], 0
     for part in queries:
-        for begin in range(0, len(part), 4 * QUERIES_AT_ONCE):
-            some = part[begin : begin + 4 * QUERIES_AT_ONCE]
+        for begin in range(0, len(part), QUERIES_AT_ONCE):
+            some = part[begin : begin + QUERIES_AT_ONCE]
             at = slice(before, before + len(some))
             before += len(some)
             first, last = int(low[:, at].min()), int(high[:, at].max())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -246,8 +247,9 @@ class _Passes:
         self.member: Tensor | None = None
         self.codes: Tensor | None = None
         if labels.alone is not None:
+            text = itertools.chain.from_iterable(documents.tokens)
             names, codes = vocabulary_classes(
-                labels.alone, asked.adapter.tokenizer, asked.adapter.facts.d_vocab, documents.tokens[0]
+                labels.alone, asked.adapter.tokenizer, asked.adapter.facts.d_vocab, text
             )
             self.codes = torch.from_numpy(codes)
             self.member = torch.nn.functional.one_hot(self.codes, len(names)).float()  # [token, class]

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from resonance_lens.errors import RecordError
 from resonance_lens.text_labels import Rule, Text
+from resonance_lens.token_counts import special_ids
 
 NONE = "none"
 """The class of tokens that a rule says nothing of."""
 
 
 def vocabulary_classes(
-    rule: Rule, tokenizer: Any, d_vocab: int, text: Sequence[int]
+    rule: Rule, tokenizer: Any, d_vocab: int, text: Iterable[int]
 ) -> tuple[tuple[str, ...], NDArray[np.int64]]:
     """Return the classes of all tokens of a vocabulary, each by itself.
 
@@ -35,14 +37,25 @@ def vocabulary_classes(
     -------
     tuple
         Names, `NONE` last, and ``[token]``: which.
+
+    Raises
+    ------
+    RecordError
+        If no token of the text says anything by itself.
     """
     assert rule.alone is not None  # the caller has looked
     known = range(min(d_vocab, len(tokenizer)))
     options = {"clean_up_tokenization_spaces": False}
-    said = ((token, tokenizer.decode([token], **options)) for token in text)
-    anchor, front = next((token, own) for token, own in said if own.strip() and "\ufffd" not in own)
+    special = set(special_ids(tokenizer))
+    said = ((token, tokenizer.decode([token], **options)) for token in text if token not in special)
+    found = next(((token, own) for token, own in said if own.strip() and "\ufffd" not in own), None)
+    if found is None:
+        raise RecordError(
+            "No token of the documents says anything by itself, so that tokens have no class of their own; "
+            "leave out the causal check."
+        )
+    anchor, front = found
     texts = tokenizer.batch_decode([[anchor, token] for token in known], **options)
-    special = set(getattr(tokenizer, "all_special_ids", ()))
     values: list[str | None] = [None] * d_vocab
     for token, both in zip(known, texts, strict=True):
         own = both.removeprefix(front)

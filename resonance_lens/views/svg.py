@@ -52,7 +52,7 @@ def _one(shown: Shown, theme: Theme, key: str, description: str) -> str:
     text = io.StringIO()
     with matplotlib.rc_context({"svg.hashsalt": "resonance_lens", "svg.fonttype": "none"}):
         FigureCanvasSVG(figure)  # which measures words as they will stand in the page
-        if (layout := figure.get_layout_engine()) is not None:
+        if figure.axes and (layout := figure.get_layout_engine()) is not None:
             # Saving would draw all of it once for the layout's sake, and once more.
             layout.execute(figure)
             figure.set_layout_engine(None)

@@ -123,6 +123,15 @@ def test_a_class_is_read_in_the_band_where_it_is() -> None:
     assert [target.layer for target in result.ranked] == [0]
 
 
+def test_over_depth_stands_the_band_from_which_most_is_read() -> None:
+    x = noise(20, 90, 8)
+    x[..., 3] += 6 * np.cos(np.pi * np.arange(90) / 90)  # half a wave a prompt
+    result = found(planted(x, [90] * 20))
+    assert "position is read best from the band 'mid-low'" in result.summary
+    over_depth = next(spec for spec in result.views if spec.title == "position: R squared over depth")
+    assert over_depth.select["band"] == ["all", "low", "mid-low", "high"]
+
+
 def test_a_category_is_read_from_the_low_band_alone_however_large() -> None:
     """Elsewhere the values of a prompt add up to zero: it is arithmetic, and is said."""
     lengths = [40 + i for i in range(24)]

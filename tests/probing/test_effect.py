@@ -14,7 +14,7 @@ import torch
 import xarray as xr
 
 import resonance_lens as rl
-from resonance_lens.errors import AdapterError, ParameterError
+from resonance_lens.errors import AdapterError, ParameterError, RecordError
 from resonance_lens.facts import Batch
 from resonance_lens.hooks import ModelAdapter, attach
 from resonance_lens.patching.operations.base import Scene
@@ -324,6 +324,9 @@ def test_tokens_of_the_bundled_model_have_the_classes_that_they_have_in_a_text()
     loaded = rl.load_model("smollm2-135m")
     tokenizer = loaded.tokenizer
     text = tokenizer("\nThe")["input_ids"]  # what is white space alone says nothing
+
+    with pytest.raises(RecordError, match="No token of the documents says anything by itself"):
+        vocabulary_classes(RULES["word_class"], tokenizer, loaded.cfg.d_vocab, text[:2])
 
     def classes(label: str, *words: str) -> list[str]:
         names, codes = vocabulary_classes(RULES[label], tokenizer, loaded.cfg.d_vocab, text)
